@@ -1,0 +1,17 @@
+//! What things are: the words of `docs/glossary.md` as types, with the rules that make a value of them valid.
+//!
+//! This floor never performs I/O, never waits, and knows neither HTTP nor a disk format.
+
+pub mod error;
+pub mod function;
+pub mod ids;
+pub mod invocation;
+pub mod runtime;
+pub mod units;
+
+pub use error::{Error, ErrorKind, Fault};
+pub use function::{Convention, FunctionConfig, Network, SandboxKind};
+pub use ids::{CodeDigest, FunctionName, RequestId};
+pub use invocation::{FunctionError, HttpPart, HttpReply, Invocation, Outcome, Phases, Report, Answer, StartKind};
+pub use runtime::{Language, RuntimeName};
+pub use units::{Limits, MiB, Millis};

@@ -1,0 +1,6 @@
+//! What is seen of it: logs and metrics.
+
+/// Logs.
+pub struct LogStore {}
+/// Metrics.
+pub struct Metrics {}

@@ -1,0 +1,4 @@
+//! The language table.
+
+/// Which language versions this machine has.
+pub struct RuntimeTable {}
