@@ -1,1 +1,16 @@
-fn main() {}
+//! The binary `offshoot`: hand over to the hidden modes or to the command line, and end with its exit code.
+//!
+//! Nothing is decided here.
+
+mod cli;
+mod config;
+mod server;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::hidden::dispatch() {
+        Some(code) => code,
+        None => cli::main(),
+    }
+}

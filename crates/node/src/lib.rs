@@ -3,12 +3,10 @@
 //!
 //! This floor never speaks HTTP to users, never reads the command line, the environment or a configuration file.
 
-pub mod invoker;
 pub mod observe;
 pub mod registry;
 pub mod runtime;
 
-pub use invoker::Invoker;
 pub use observe::{LogStore, Metrics};
 pub use registry::{DeployRequest, Registry, Settings, Version};
 pub use runtime::RuntimeTable;

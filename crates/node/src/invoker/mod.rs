@@ -1,4 +1,400 @@
-//! The data plane: one call finds an instance and comes back with an outcome.
+//! The data plane: one call finds an instance within its deadline and comes back with an outcome.
+//!
+//! resolve → admit → lease → call → account → outcome. The invoker carries bytes and never looks into them; it never
+//! speaks HTTP and never starts a process itself.
+
+mod admit;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use offshoot_model::invocation::FailureCause;
+use offshoot_model::{
+    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Outcome, Phases, Report, RequestId, StartKind,
+};
+use offshoot_sandbox::process::{End, Exit};
+use serde::Serialize;
+
+use crate::observe::{LogEntry, Throttle, end_line, report_line, start_line};
+use crate::pool::instance::{Birth, Breach, WorkerAnswer};
+use crate::pool::tap::now_ms;
+use crate::pool::{InitFailure, Lease, Pool, Refusal, Shared};
+use crate::registry::Version;
+use admit::Bucket;
+
+/// How often a call looks for another instance when the one it was given died before it could be told anything.
+const TRIES: u32 = 4;
 
 /// The invoker.
-pub struct Invoker {}
+#[derive(Debug)]
+pub struct Invoker {
+    shared: Arc<Shared>,
+    pools: RwLock<HashMap<FunctionName, Served>>,
+    draining: AtomicBool,
+}
+
+#[derive(Debug, Clone)]
+struct Served {
+    pool: Arc<Pool>,
+    bucket: Arc<Mutex<Bucket>>,
+}
+
+/// The `invoke` frame of docs/design/002-channel.md.
+#[derive(Serialize)]
+struct InvokeFrame<'a> {
+    t: &'static str,
+    id: &'a RequestId,
+    deadline_ms: u64,
+    arn: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<&'a HttpPart>,
+}
+
+impl Invoker {
+    /// An invoker over these parts.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Invoker { shared, pools: RwLock::default(), draining: AtomicBool::new(false) }
+    }
+
+    /// Calls a function. `Ok` is an answer, also when the function failed; `Err` is the platform's.
+    pub async fn invoke(self: &Arc<Self>, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
+        let arrived = Instant::now();
+        let version = self.resolve(&invocation.function)?;
+        if self.draining.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::ShuttingDown, "the server is shutting down: retry on another, or later"));
+        }
+        let served = self.served(&version);
+        self.admit(&served, &version)?;
+        let permit = self.permit().await?;
+        version.stats.invocations.fetch_add(1, Ordering::Relaxed);
+        version.stats.last_invoked_ms.store(now_ms(), Ordering::Relaxed);
+        if version.config.max_concurrency == 1 {
+            return self.serve(served.pool, invocation, arrived).await;
+        }
+        // An instance that serves several callers must not die because one of them goes away: the call goes on alone.
+        let this = self.clone();
+        let task = tokio::spawn(async move {
+            let _permit = permit;
+            this.serve(served.pool, invocation, arrived).await
+        });
+        task.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "an invocation was lost").caused_by(e)))
+    }
+
+    fn resolve(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {
+        let unknown = || Error::new(ErrorKind::NotFound, format!("no function is called {name}"));
+        self.shared.registry.resolve(name).ok_or_else(unknown)
+    }
+
+    /// The pool of this version; the pool of the version before it is retired here, at the first call after a change.
+    fn served(&self, version: &Arc<Version>) -> Served {
+        let name = &version.config.name;
+        {
+            let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(served) = pools.get(name).filter(|s| s.pool.version.revision == version.revision) {
+                return served.clone();
+            }
+        }
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(served) = pools.get(name).filter(|s| s.pool.version.revision >= version.revision) {
+            return served.clone();
+        }
+        let served = Served {
+            pool: Pool::new(self.shared.clone(), version.clone()),
+            bucket: Arc::new(Mutex::new(Bucket::new(version.config.rate_limit, Instant::now()))),
+        };
+        let old = pools.insert(name.clone(), served.clone());
+        drop(pools);
+        if let Some(old) = old {
+            old.pool.retire();
+        }
+        served
+    }
+
+    fn admit(&self, served: &Served, version: &Version) -> Result<(), Error> {
+        let mut bucket = served.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(Instant::now()).map_err(|_| {
+            self.shared.metrics.throttled(Throttle::Rate);
+            Error::new(
+                ErrorKind::Throttled,
+                format!("{} takes {} invocations per second: Rate limit exceeded. Please try again later.", version.config.name, version.config.rate_limit),
+            )
+        })
+    }
+
+    async fn permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Error> {
+        let permits = self.shared.run_permits.clone();
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        let wait = Duration::from_millis(self.shared.limits.queue_wait_ms);
+        match tokio::time::timeout(wait, permits.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => {
+                self.shared.metrics.throttled(Throttle::ServerConcurrency);
+                Err(Error::new(
+                    ErrorKind::Throttled,
+                    format!("the server runs {} invocations, its limit: retry later, or raise limits.concurrency", self.shared.limits.concurrency),
+                ))
+            }
+        }
+    }
+
+    /// A function was deployed again, changed or removed: its old instances go as soon as they are idle.
+    pub fn changed(&self, name: &FunctionName) {
+        match self.shared.registry.resolve(name) {
+            Some(version) => drop(self.served(&version)),
+            None => {
+                let old = self.pools.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+                if let Some(old) = old {
+                    old.pool.retire();
+                }
+            }
+        }
+    }
+
+    /// Makes the function ready: its template when it has snapshots, else one instance. Returns how that failed, if it did.
+    pub async fn warm(&self, name: &FunctionName) -> Result<(), Error> {
+        let version = self.resolve(name)?;
+        let pool = self.served(&version).pool;
+        match pool.lease().await {
+            Ok(_) | Err(Refusal::Retired) => Ok(()),
+            Err(Refusal::Platform(error)) => Err(error),
+            Err(Refusal::Init(failure)) => {
+                let InitFailure { error, printed, .. } = *failure;
+                let printed = String::from_utf8_lossy(&printed).into_owned();
+                let said = if printed.is_empty() { String::new() } else { format!(" (it printed: {})", printed.trim_end()) };
+                Err(Error::new(ErrorKind::InvalidInput, format!("{name} could not be initialised: {}{said}", error.body)))
+            }
+        }
+    }
+
+    /// Takes no new calls from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Calls that run or wait.
+    pub fn in_flight(&self) -> usize {
+        self.shared.limits.concurrency as usize - self.shared.run_permits.available_permits()
+    }
+
+    /// All pools.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).values().map(|s| s.pool.clone()).collect()
+    }
+}
+
+/// A leased instance, and what it took to get it.
+struct Got {
+    lease: Lease,
+    queue: Duration,
+    birth: Birth,
+    first: bool,
+}
+
+impl Invoker {
+    async fn serve(&self, mut pool: Arc<Pool>, invocation: Invocation<Bytes>, arrived: Instant) -> Result<Outcome<Bytes>, Error> {
+        for _ in 0..TRIES {
+            let lease = match pool.lease().await {
+                Ok(lease) => lease,
+                Err(Refusal::Retired) => {
+                    // Replaced or removed while this call was on its way: the next version answers it, if there is one.
+                    pool = self.served(&self.resolve(&invocation.function)?).pool;
+                    continue;
+                }
+                Err(Refusal::Platform(error)) => {
+                    if error.kind == ErrorKind::Throttled {
+                        self.shared.metrics.throttled(Throttle::FunctionConcurrency);
+                    }
+                    return Err(error);
+                }
+                Err(Refusal::Init(failure)) => return Ok(self.init_failed(&pool, &invocation, *failure, arrived)),
+            };
+            if let Some(outcome) = self.call(&pool, lease, &invocation, arrived).await {
+                return Ok(outcome);
+            }
+        }
+        Err(Error::new(ErrorKind::StartFailed, "instance after instance died before it could be called: see the server's log"))
+    }
+
+    /// One call on one instance. `None`: the instance died before it was told anything; take another.
+    async fn call(&self, pool: &Arc<Pool>, mut lease: Lease, invocation: &Invocation<Bytes>, arrived: Instant) -> Option<Outcome<Bytes>> {
+        let config = &pool.version.config;
+        let waited = arrived.elapsed();
+        let first = lease.first;
+        let instance = lease.instance().clone();
+        if !instance.alive() {
+            return None;
+        }
+        let birth = instance.birth;
+        let cost = if first { (birth.start + birth.init).min(waited) } else { Duration::ZERO };
+        let got = Got { lease, queue: waited - cost, birth, first };
+        let timeout = config.timeout.duration();
+        let id = &invocation.id;
+        let frame = InvokeFrame {
+            t: "invoke",
+            id,
+            deadline_ms: now_ms() + config.timeout.0,
+            arn: &crate::pool::arn(config.name.as_str()),
+            http: invocation.http.as_ref(),
+        };
+        let header = serde_json::to_vec(&frame).unwrap_or_default();
+        instance.tap.begin(id, start_line(id));
+        let began = Instant::now();
+        let calling = async { instance.call(id, &header, &invocation.payload).await.await };
+        let answer = tokio::time::timeout(timeout, calling).await;
+        let run = began.elapsed();
+        let result = match answer {
+            Ok(Ok(WorkerAnswer::Reply { http, body })) => Ok(Answer::Reply { http, body }),
+            Ok(Ok(WorkerAnswer::Error { kind, body })) => Ok(Answer::Failed(worker_failed(&kind, &body))),
+            Ok(Ok(WorkerAnswer::Broken(breach))) => Err(broken(id, breach, self.shared.limits.reply_bytes)),
+            Ok(Err(_)) => Err((FailureCause::Protocol, failure(id, FailureCause::Protocol, "the instance was lost"))),
+            Err(_) => {
+                instance.kill();
+                let message = format!("Task timed out after {:.2} seconds", timeout.as_secs_f64());
+                Err((FailureCause::Timeout, failure(id, FailureCause::Timeout, &message)))
+            }
+        };
+        Some(self.account(pool, got, invocation, result, run, arrived))
+    }
+
+    /// Writes the account of a call: log lines, metrics, the outcome; and gives the instance back or lets it die.
+    fn account(
+        &self,
+        pool: &Arc<Pool>,
+        mut got: Got,
+        invocation: &Invocation<Bytes>,
+        result: Result<Answer<Bytes>, (FailureCause, String)>,
+        run: Duration,
+        arrived: Instant,
+    ) -> Outcome<Bytes> {
+        let config = &pool.version.config;
+        let instance = got.lease.instance().clone();
+        let mut peak = instance.process.peak_memory();
+        let limit = config.memory.bytes();
+        let mut result = result;
+        // A child that was killed for memory leaves the worker alive but the function half dead: the whole goes, as on AWS.
+        if result.is_ok() && peak > limit - limit / 32 && instance.process.oom_kills() > 0 {
+            let message = "Runtime exited with error: signal: killed (out of memory)";
+            result = Err((FailureCause::OutOfMemory, failure(&invocation.id, FailureCause::OutOfMemory, message)));
+        }
+        if matches!(result, Err((FailureCause::OutOfMemory, _))) {
+            peak = peak.max(limit);
+        }
+        let kind = if got.first { got.birth.kind } else { StartKind::Warm };
+        let (start, init) = if got.first { (got.birth.start, got.birth.init) } else { Default::default() };
+        let report = Report { peak_memory: peak, memory_limit: limit };
+        let id = &invocation.id;
+        let phases = Phases { queue: got.queue, start, init, run, total: arrived.elapsed() };
+        let mut last = vec![end_line(id), report_line(id, kind, &phases, &report)];
+        if let Err((cause, body)) = &result {
+            last.insert(0, format!("offshoot: {}: {body}", cause.error_type()));
+        }
+        let log_tail = instance.tap.finish(last);
+        let result = match result {
+            Ok(answer) => {
+                got.lease.done(run);
+                answer
+            }
+            Err((cause, body)) => {
+                drop(got.lease);
+                Answer::Failed(FunctionError { cause, body })
+            }
+        };
+        let outcome = Outcome { result, start: kind, phases, report, log_tail };
+        self.shared.metrics.record(&config.name, &outcome);
+        outcome
+    }
+
+    fn init_failed(&self, pool: &Arc<Pool>, invocation: &Invocation<Bytes>, failure: InitFailure, arrived: Instant) -> Outcome<Bytes> {
+        let config = &pool.version.config;
+        let InitFailure { error, kind, start, init, printed } = failure;
+        let id = &invocation.id;
+        let report = Report { peak_memory: 0, memory_limit: config.memory.bytes() };
+        let total = arrived.elapsed();
+        let phases = Phases { queue: total.saturating_sub(start + init), start, init, run: Duration::ZERO, total };
+        let lines = [
+            start_line(id),
+            format!("offshoot: {}: {}", error.cause.error_type(), error.body),
+            end_line(id),
+            report_line(id, kind, &phases, &report),
+        ];
+        let mut log_tail = printed;
+        let shown: Arc<str> = Arc::from(id.as_str());
+        for line in lines {
+            log_tail.extend_from_slice(line.as_bytes());
+            log_tail.push(b'\n');
+            self.shared.logs.append(&config.name, &[LogEntry::platform(now_ms(), Some(shown.clone()), line)]);
+        }
+        let outcome = Outcome { result: Answer::Failed(error), start: kind, phases, report, log_tail };
+        self.shared.metrics.record(&config.name, &outcome);
+        outcome
+    }
+}
+
+fn worker_failed(kind: &str, body: &Bytes) -> FunctionError {
+    let cause = match kind {
+        "unserialisable" => FailureCause::Unserialisable,
+        "too_large" => FailureCause::ReplyTooLarge,
+        _ => FailureCause::Handler,
+    };
+    FunctionError { cause, body: String::from_utf8_lossy(body).into_owned() }
+}
+
+fn broken(id: &RequestId, breach: Breach, limit: u64) -> (FailureCause, String) {
+    match breach {
+        Breach::Ended(end) => ended(id.as_str(), end),
+        Breach::TooLarge(_) => {
+            let message = format!("Response payload size exceeded maximum allowed payload size ({limit} bytes).");
+            let cause = FailureCause::ReplyTooLarge;
+            (cause, crate::pool::error_json(cause.error_type(), &message))
+        }
+        Breach::Protocol(why) => {
+            (FailureCause::Protocol, failure(id, FailureCause::Protocol, &format!("the worker broke its protocol: {why}")))
+        }
+    }
+}
+
+/// The error of a process that ended before it answered, in AWS's words.
+pub(crate) fn ended(id: &str, end: End) -> (FailureCause, String) {
+    let cause = if end.out_of_memory { FailureCause::OutOfMemory } else { FailureCause::Exit };
+    let how = match end.exit {
+        Exit::Code(0) | Exit::Unknown if !end.out_of_memory => "Runtime exited without providing a reason".to_owned(),
+        Exit::Code(code) => format!("Runtime exited with error: exit status {code}"),
+        Exit::Signal(signal) => format!("Runtime exited with error: signal: {}", signal_name(signal)),
+        Exit::Unknown => "Runtime exited with error: signal: killed".to_owned(),
+    };
+    let how = if end.out_of_memory { format!("{how} (out of memory)") } else { how };
+    let message = if id.is_empty() { how } else { format!("RequestId: {id} Error: {how}") };
+    (cause, crate::pool::error_json(cause.error_type(), &message))
+}
+
+fn failure(id: &RequestId, cause: FailureCause, message: &str) -> String {
+    crate::pool::error_json(cause.error_type(), &format!("RequestId: {id} Error: {message}"))
+}
+
+/// Signal names as Go's `syscall` prints them, which is what AWS's messages show.
+fn signal_name(signal: i32) -> String {
+    match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        10 => "user defined signal 1",
+        11 => "segmentation fault",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        31 => "bad system call",
+        other => return format!("signal {other}"),
+    }
+    .to_owned()
+}

@@ -1,16 +1,32 @@
 //! The control plane: what is deployed. Every verb is atomic and durable when it returns; reads never touch the disk.
 //!
-//! It never starts, stops or waits for an instance.
+//! It never starts, stops or waits for an instance, and removes code only when `collect_garbage` is called.
 
-use std::collections::BTreeMap;
+mod archive;
+mod code;
+mod config;
+mod detect;
+mod store;
+mod tree;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use offshoot_model::{CodeDigest, Convention, Error, FunctionConfig, FunctionName, Limits, MiB, Millis, Network, RuntimeName};
+use offshoot_model::{
+    CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionName, Limits, MiB, Millis, Network, RuntimeName,
+};
+use rustix::fs::FlockOperation;
 use serde::Deserialize;
+use tokio::sync::broadcast;
 
 use crate::runtime::RuntimeTable;
+use code::CodeStore;
+use store::{Count, Draft, Store, Stored};
 
 /// What a deployment or a configuration change may set. `None` keeps what was, or takes the default for a new function.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -85,5 +101,307 @@ pub struct Stats {
     pub last_invoked_ms: AtomicU64,
 }
 
-/// The registry.
-pub struct Registry {}
+/// Uploads that are unpacked at once: each may fill a disk's queue and a core.
+const UNPACKING: usize = 4;
+
+/// Changes that a slow subscriber may lag behind before it is told to look at everything again.
+const BACKLOG: usize = 1024;
+
+/// What is deployed on this server.
+#[derive(Debug)]
+pub struct Registry {
+    store: Store,
+    code: CodeStore,
+    limits: Limits,
+    runtimes: Arc<RuntimeTable>,
+    /// The current version of every function. Held for a map operation only, never over work.
+    table: RwLock<HashMap<FunctionName, Arc<Version>>>,
+    /// Versions that were replaced or deleted and may still be in somebody's hands.
+    retired: Mutex<Vec<Weak<Version>>>,
+    /// One lock per name that is being changed.
+    changing: Mutex<HashMap<FunctionName, Weak<tokio::sync::Mutex<()>>>>,
+    unpacking: Arc<tokio::sync::Semaphore>,
+    changes: broadcast::Sender<FunctionName>,
+    /// The counters as they were last written.
+    flushed: Mutex<HashMap<FunctionName, (u64, u64)>>,
+    /// Locked as long as this process uses the data directory.
+    _lock: File,
+}
+
+impl Registry {
+    /// Opens the registry in a data directory, which is made if it is not there. Blocks for some milliseconds.
+    pub fn open(data_dir: &Path, limits: Limits, runtimes: Arc<RuntimeTable>) -> Result<Arc<Registry>, Error> {
+        DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(disk_error)?;
+        let lock = lock_directory(data_dir)?;
+        let store = Store::open(&data_dir.join("registry.db"))?;
+        let code = CodeStore::open(data_dir, limits.clone())?;
+        if store.created && !code.is_empty()? {
+            let message = "the registry's store (registry.db in the data directory) is missing or empty, but deployed code is there: \
+                           restore the store from a backup, or move the directories code and code.meta away to start anew";
+            return Err(Error::new(ErrorKind::Store, message));
+        }
+        let versions = store.load()?.into_iter().map(version_of);
+        let table: HashMap<_, _> = versions.map(|v| (v.config.name.clone(), Arc::new(v))).collect();
+        let flushed = table.values().map(|v| (v.config.name.clone(), v.stats.read())).collect();
+        Ok(Arc::new(Registry {
+            store,
+            code,
+            limits,
+            runtimes,
+            table: RwLock::new(table),
+            retired: Mutex::default(),
+            changing: Mutex::default(),
+            unpacking: Arc::new(tokio::sync::Semaphore::new(UNPACKING)),
+            changes: broadcast::Sender::new(BACKLOG),
+            flushed: Mutex::new(flushed),
+            _lock: lock,
+        }))
+    }
+
+    /// The current version of a function. Memory only.
+    pub fn resolve(&self, name: &FunctionName) -> Option<Arc<Version>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The current version of every function, by name. Memory only.
+    pub fn list(&self) -> Vec<Arc<Version>> {
+        let mut all: Vec<_> = self.table.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        all.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        all
+    }
+
+    /// Deploys an archive as a new function or as a new version of one. When it returns, the version is durable and current;
+    /// when it fails, nothing changed. Runs to its end even if the caller stops waiting.
+    pub async fn deploy(self: &Arc<Self>, request: DeployRequest) -> Result<Arc<Version>, Error> {
+        let turn = Arc::clone(&self.unpacking).acquire_owned().await.map_err(|_| internal("no more deployments"))?;
+        self.change(request.name.clone(), move |this| {
+            let _turn = turn;
+            this.deploy_now(&request)
+        })
+        .await
+    }
+
+    /// Changes the configuration of a function. Settings that change nothing make no new version.
+    pub async fn configure(self: &Arc<Self>, name: &FunctionName, settings: Settings) -> Result<Arc<Version>, Error> {
+        let name = name.clone();
+        self.change(name.clone(), move |this| this.configure_now(&name, &settings)).await
+    }
+
+    /// Deletes a function. Its code stays until `collect_garbage`; instances of it are their owner's business.
+    pub async fn delete(self: &Arc<Self>, name: &FunctionName) -> Result<(), Error> {
+        let name = name.clone();
+        self.change(name.clone(), move |this| {
+            this.require(&name)?;
+            this.store.remove(&name)?;
+            this.publish(&name, None);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The directory that holds one directory per code digest.
+    pub fn code_dir(&self) -> &Path {
+        self.code.dir()
+    }
+
+    /// Makes sure that stored code is what was deployed, by hashing it once in this process's life. Once the answer is known, it
+    /// is given without waiting.
+    pub async fn verify_code(self: &Arc<Self>, digest: &CodeDigest) -> Result<(), Error> {
+        if let Some(known) = self.code.verdict(digest) {
+            return known;
+        }
+        let digest = digest.clone();
+        self.blocking(move |this| this.code.verify(&digest)).await
+    }
+
+    /// Names of functions as they change: deployed, configured, deleted. Who lags is told so and looks at everything again.
+    pub fn subscribe(&self) -> broadcast::Receiver<FunctionName> {
+        self.changes.subscribe()
+    }
+
+    /// Writes the counters that moved since the last time, in one transaction. Blocks for a disk write if any did.
+    pub fn flush_stats(&self) -> Result<(), Error> {
+        let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+        let versions = self.list();
+        let moved: Vec<(&Arc<Version>, (u64, u64))> = versions
+            .iter()
+            .map(|v| (v, v.stats.read()))
+            .filter(|(v, now)| flushed.get(&v.config.name) != Some(now))
+            .collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let counts: Vec<Count> = moved
+            .iter()
+            .map(|(v, (invocations, last))| Count {
+                name: &v.config.name,
+                created_ms: v.created_ms,
+                invocations: *invocations,
+                last_invoked_ms: *last,
+            })
+            .collect();
+        self.store.count(&counts)?;
+        *flushed = versions.iter().map(|v| (v.config.name.clone(), flushed.get(&v.config.name).copied().unwrap_or_default())).collect();
+        flushed.extend(moved.into_iter().map(|(v, now)| (v.config.name.clone(), now)));
+        Ok(())
+    }
+
+    /// Removes code that no function refers to, that is not in `in_use` (instances stand on it), and of which nobody holds a
+    /// `Version`. Answers how many trees were removed. Blocks.
+    pub fn collect_garbage(&self, in_use: &HashSet<CodeDigest>) -> Result<usize, Error> {
+        self.code.collect(|digest| in_use.contains(digest) || self.refers_to(digest))
+    }
+
+    fn deploy_now(&self, request: &DeployRequest) -> Result<Arc<Version>, Error> {
+        let before = self.resolve(&request.name);
+        let staged = self.code.stage(&request.archive)?;
+        let old = before.as_deref().map(|v| &v.config);
+        let tree = staged.tree()?;
+        let config = config::for_deploy(&request.name, &request.settings, old, &tree, staged.manifest.stripped.as_deref(), &self.runtimes)?;
+        config.validate(&self.limits)?;
+        let (code, code_bytes) = (staged.digest.clone(), staged.manifest.archive_bytes);
+        let kept = staged.commit()?;
+        let made = self.write(config, code, code_bytes, before.as_deref());
+        drop(kept); // not before the table refers to the code
+        made
+    }
+
+    fn configure_now(&self, name: &FunctionName, settings: &Settings) -> Result<Arc<Version>, Error> {
+        let before = self.require(name)?;
+        let code = || -> Result<_, Error> { Ok((self.code.tree(&before.code)?, self.code.manifest(&before.code)?.stripped)) };
+        let config = config::for_change(settings, &before.config, code, &self.runtimes)?;
+        config.validate(&self.limits)?;
+        if config == before.config {
+            return Ok(before);
+        }
+        self.write(config, before.code.clone(), before.code_bytes, Some(&before))
+    }
+
+    /// Makes a version durable, then current.
+    fn write(&self, config: FunctionConfig, code: CodeDigest, code_bytes: u64, before: Option<&Version>) -> Result<Arc<Version>, Error> {
+        let now = now_ms();
+        let created_ms = before.map_or(now, |v| v.created_ms);
+        let draft = Draft { config, code, code_bytes, created_ms, updated_ms: now.max(created_ms) };
+        let revision = self.store.put(&draft)?;
+        let mut version = version_of(Stored { draft, revision, invocations: 0, last_invoked_ms: 0 });
+        if let Some(before) = before {
+            version.stats = Arc::clone(&before.stats);
+        }
+        let version = Arc::new(version);
+        self.publish(&version.config.name, Some(Arc::clone(&version)));
+        Ok(version)
+    }
+
+    /// Puts a version, or its absence, where `resolve` finds it, and tells the subscribers.
+    fn publish(&self, name: &FunctionName, version: Option<Arc<Version>>) {
+        // The old version is on the list of the retired before it leaves the table: its code is referred to at every instant.
+        if let Some(old) = self.resolve(name) {
+            let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            retired.retain(|v| v.strong_count() > 0);
+            retired.push(Arc::downgrade(&old));
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        match version {
+            Some(version) => table.insert(name.clone(), version),
+            None => table.remove(name),
+        };
+        drop(table);
+        let _ = self.changes.send(name.clone()); // nobody may be listening
+    }
+
+    fn refers_to(&self, digest: &CodeDigest) -> bool {
+        let current = self.table.read().unwrap_or_else(PoisonError::into_inner).values().any(|v| v.code == *digest);
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        current || retired.iter().filter_map(Weak::upgrade).any(|v| v.code == *digest)
+    }
+
+    fn require(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {
+        self.resolve(name).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no function is named '{name}'")))
+    }
+
+    /// Runs a change of one function off the async threads, after earlier changes of the same function.
+    async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: FunctionName,
+        work: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = self.turn_of(name).lock_owned().await;
+        self.blocking(move |this| {
+            let _turn = turn; // given up when the work is done, not when the caller stops waiting
+            work(this)
+        })
+        .await
+    }
+
+    fn turn_of(&self, name: FunctionName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        changing.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(turn) = changing.get(&name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        changing.insert(name, Arc::downgrade(&turn));
+        turn
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let this = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&this)).await;
+        done.unwrap_or_else(|e| Err(internal("the registry stopped in the middle of a change").caused_by(e)))
+    }
+}
+
+impl Stats {
+    fn read(&self) -> (u64, u64) {
+        (self.invocations.load(Ordering::Relaxed), self.last_invoked_ms.load(Ordering::Relaxed))
+    }
+}
+
+fn version_of(stored: Stored) -> Version {
+    let Stored { draft, revision, invocations, last_invoked_ms } = stored;
+    let stats = Stats { invocations: AtomicU64::new(invocations), last_invoked_ms: AtomicU64::new(last_invoked_ms) };
+    Version {
+        config: draft.config,
+        revision,
+        code: draft.code,
+        code_bytes: draft.code_bytes,
+        created_ms: draft.created_ms,
+        updated_ms: draft.updated_ms,
+        stats: Arc::new(stats),
+    }
+}
+
+/// One server per data directory: a second one would throw away what the first is unpacking.
+fn lock_directory(data_dir: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock")).map_err(disk_error)?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
+        let message = "another Offshoot server uses this data directory: stop it, or give this one a directory of its own";
+        Error::new(ErrorKind::Store, message).caused_by(e)
+    })?;
+    Ok(file)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The disk's fault, in words that are about the data directory.
+fn disk_error(e: impl Into<std::io::Error>) -> Error {
+    let e = e.into();
+    let message = match e.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => "there is no room left for the data directory: free some and try again",
+        _ => "the data directory cannot be read or written: see the server's log",
+    };
+    Error::new(ErrorKind::Store, message).caused_by(e)
+}
+
+fn internal(what: &str) -> Error {
+    Error::new(ErrorKind::Internal, what)
+}
+
+#[cfg(test)]
+mod tests;

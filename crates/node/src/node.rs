@@ -1,0 +1,316 @@
+//! One machine that serves functions: puts registry, pools, logs and metrics together, and keeps house.
+//!
+//! It never speaks HTTP, and never reads a setting from anywhere but what it is given.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome, RuntimeName};
+use offshoot_sandbox::process::Without;
+use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
+
+use crate::invoker::Invoker;
+use crate::observe::{LogStore, Metrics};
+use crate::pool::{PoolSettings, Shared};
+use crate::registry::{DeployRequest, Registry, Settings, Version};
+use crate::runtime::{RuntimeOptions, RuntimeTable};
+use crate::templates::Templates;
+use crate::assets;
+
+/// What a node is made with.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where everything durable lives.
+    pub data_dir: PathBuf,
+    /// Limits.
+    pub limits: Limits,
+    /// How instances are run.
+    pub pool: PoolSettings,
+    /// Where to look for languages.
+    pub runtimes: RuntimeOptions,
+    /// The program that becomes the nursery.
+    pub nursery: PathBuf,
+    /// User ids for boxes.
+    pub uids: Range<u32>,
+    /// The server has no privilege of its own.
+    pub rootless: bool,
+    /// Features that the operator accepts to do without.
+    pub without: Without,
+    /// Where control groups are made, when not found by itself.
+    pub cgroup_root: Option<PathBuf>,
+    /// Language templates to boot at start.
+    pub warm: Warm,
+}
+
+/// Which language templates are booted at start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Warm {
+    /// None: at the first start of each.
+    #[default]
+    None,
+    /// The newest of each language.
+    Newest,
+    /// Every version present.
+    All,
+    /// These.
+    These(Vec<RuntimeName>),
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    shared: Arc<Shared>,
+    invoker: Arc<Invoker>,
+    /// Held for as long as the node lives: one server per data directory.
+    _lock: File,
+}
+
+/// How often the house is kept.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks between two looks at idle instances and two writes of counters.
+const SLOW: u32 = 4;
+/// Ticks between two predictions.
+const PREDICT: u32 = 40;
+/// Ticks between two collections of unused code.
+const COLLECT: u32 = 240;
+
+impl Node {
+    /// Starts a node. Must be called inside a tokio runtime.
+    pub fn start(config: NodeConfig) -> Result<Arc<Self>, Error> {
+        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm } = config;
+        let store = |what: &str| Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"));
+        std::fs::create_dir_all(&data_dir).map_err(|e| store("cannot be made").caused_by(e))?;
+        let lock = lock(&data_dir)?;
+        let runtimes = RuntimeTable::start(runtimes);
+        let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
+        let logs = LogStore::open(&data_dir.join("logs"), limits.function_log_bytes)?;
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        metrics.set_concurrency_limit(u64::from(limits.concurrency));
+        let runtime_dir = assets::lay_out(&data_dir)?;
+        let id = server_id(&data_dir);
+        let unavailable = |e: offshoot_sandbox::SandboxError| {
+            Error::new(ErrorKind::SandboxUnavailable, format!("boxes cannot be made here: {e}: run offshoot doctor"))
+        };
+        let (cgroups, missing) = Cgroups::open(&id, cgroup_root.as_deref()).map_err(unavailable)?;
+        if !cgroups.limits() && !without.cgroup {
+            let why = missing.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ");
+            let cure = "to run without limits on memory and processes, say so: allow_degraded = [\"cgroup\"]";
+            return Err(Error::new(ErrorKind::SandboxUnavailable, format!("{why}; {cure}")));
+        }
+        let driver = DriverConfig {
+            nursery,
+            code_dir: registry.code_dir().to_owned(),
+            uids,
+            rootless,
+            without,
+            max_body: limits.reply_bytes as usize,
+        };
+        let driver = Driver::start(driver, cgroups).map_err(unavailable)?;
+        let templates = Templates::new(driver.clone(), runtime_dir);
+        let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
+        let invoker = Arc::new(Invoker::new(shared.clone()));
+        let node = Arc::new(Node { shared, invoker, _lock: lock });
+        tokio::spawn(keep_house(Arc::downgrade(&node)));
+        tokio::spawn(warm_templates(node.clone(), warm));
+        Ok(node)
+    }
+
+    /// The control plane's reading side.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.shared.registry
+    }
+
+    /// Logs.
+    pub fn logs(&self) -> &Arc<LogStore> {
+        &self.shared.logs
+    }
+
+    /// Metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Limits.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Language versions present.
+    pub fn runtimes(&self) -> &Arc<RuntimeTable> {
+        &self.shared.runtimes
+    }
+
+    /// What all pools share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The data plane.
+    pub fn invoker(&self) -> &Arc<Invoker> {
+        &self.invoker
+    }
+
+    /// Deploys, and returns when the function is ready. The second value warns of something that does not keep it from
+    /// being deployed: a function with snapshots whose initialisation fails.
+    pub async fn deploy(&self, request: DeployRequest) -> Result<(Arc<Version>, Option<String>), Error> {
+        let version = self.shared.registry.deploy(request).await?;
+        self.invoker.changed(&version.config.name);
+        Ok((version.clone(), self.snapshot_now(&version).await))
+    }
+
+    /// Changes a function's configuration.
+    pub async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<(Arc<Version>, Option<String>), Error> {
+        let version = self.shared.registry.configure(name, settings).await?;
+        self.invoker.changed(name);
+        Ok((version.clone(), self.snapshot_now(&version).await))
+    }
+
+    async fn snapshot_now(&self, version: &Version) -> Option<String> {
+        if !version.config.snapshot {
+            return None;
+        }
+        self.invoker.warm(&version.config.name).await.err().map(|e| e.message)
+    }
+
+    /// Removes a function, its logs and its counters.
+    pub async fn delete(&self, name: &FunctionName) -> Result<(), Error> {
+        self.shared.registry.delete(name).await?;
+        self.invoker.changed(name);
+        self.shared.metrics.remove(name);
+        self.shared.logs.remove(name);
+        Ok(())
+    }
+
+    /// Calls a function.
+    pub async fn invoke(&self, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
+        self.invoker.invoke(invocation).await
+    }
+
+    /// Takes no new calls and waits until the running ones have ended, at most this long. Returns how many were left.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.invoker.drain();
+        let began = Instant::now();
+        while self.invoker.in_flight() > 0 && began.elapsed() < limit {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.invoker.in_flight()
+    }
+
+    /// Ends everything and leaves nothing behind. Blocks for as long as processes take to die.
+    pub fn shut_down(&self) {
+        for pool in self.shared.living_pools() {
+            pool.kill_all();
+        }
+        self.shared.driver.shut_down();
+        self.shared.registry.flush_stats();
+        self.shared.logs.flush();
+        self.shared.driver.cgroups().remove_all();
+    }
+
+    /// Frees memory when the budget is spent: the longest idle instances go first.
+    fn find_room(&self) {
+        let Some(used) = self.shared.driver.cgroups().memory_used() else { return };
+        self.shared.memory_used.store(used, Ordering::Relaxed);
+        if used < self.shared.memory_budget {
+            return;
+        }
+        let mut idle: Vec<_> =
+            self.shared.living_pools().into_iter().filter_map(|p| p.oldest_idle().map(|(since, id)| (since, id, p))).collect();
+        idle.sort_unstable_by_key(|(since, id, _)| (*since, *id));
+        // An eighth at a time: the memory of a dead process is back by the next tick.
+        let share = idle.len().div_ceil(8);
+        for (_, id, pool) in idle.into_iter().take(share) {
+            pool.evict(id);
+        }
+    }
+
+    fn count(&self) {
+        let (mut busy, mut idle, mut starting) = (0u64, 0u64, 0u64);
+        for pool in self.shared.living_pools() {
+            let (b, i, s) = pool.counts();
+            busy += u64::from(b);
+            idle += u64::from(i);
+            starting += u64::from(s);
+        }
+        self.shared.metrics.set_concurrency(busy, idle, starting);
+    }
+
+    fn collect(self: &Arc<Self>) {
+        let in_use = self.shared.living_pools().iter().map(|p| p.version.code.clone()).collect();
+        let registry = self.shared.registry.clone();
+        tokio::task::spawn_blocking(move || registry.collect_garbage(&in_use));
+    }
+}
+
+async fn keep_house(node: std::sync::Weak<Node>) {
+    let mut clock = tokio::time::interval(TICK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turn = 0u32;
+    loop {
+        clock.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        turn = turn.wrapping_add(1);
+        node.find_room();
+        if turn.is_multiple_of(SLOW) {
+            node.count();
+            let now = Instant::now();
+            for pool in node.shared.living_pools() {
+                pool.tick(now);
+            }
+            let registry = node.shared.registry.clone();
+            tokio::task::spawn_blocking(move || registry.flush_stats());
+        }
+        if turn.is_multiple_of(PREDICT) && node.shared.settings.prewarm {
+            let room = node.shared.memory_used.load(Ordering::Relaxed) < node.shared.memory_budget / 2;
+            node.invoker.pools().iter().for_each(|pool| pool.predict(room));
+        }
+        if turn.is_multiple_of(COLLECT) {
+            node.collect();
+        }
+    }
+}
+
+async fn warm_templates(node: Arc<Node>, warm: Warm) {
+    if warm == Warm::None {
+        return;
+    }
+    node.shared.runtimes.ready().await;
+    let installed = node.shared.runtimes.installed();
+    for one in installed {
+        let wanted = match &warm {
+            Warm::None => false,
+            Warm::All => true,
+            Warm::These(names) => names.contains(&one.name),
+            Warm::Newest => node.shared.runtimes.newest(one.name.language).is_some_and(|n| n.name == one.name),
+        };
+        if wanted {
+            node.shared.templates.get(&one).await.ok();
+        }
+    }
+}
+
+/// One server per data directory: a second one would fight the first over control groups and counters.
+fn lock(data_dir: &std::path::Path) -> Result<File, Error> {
+    let file = File::options().create(true).truncate(false).write(true).open(data_dir.join("lock"));
+    let file = file.map_err(|e| Error::new(ErrorKind::Store, "the data directory is not writable").caused_by(e))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Error::new(
+            ErrorKind::Conflict,
+            "another offshoot server uses this data directory: stop it, or name another with --data-dir",
+        )),
+    }
+}
+
+/// A name for this server's control groups: the same after a restart, different for another data directory.
+fn server_id(data_dir: &std::path::Path) -> String {
+    use sha2::{Digest, Sha256};
+    let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    format!("s{}", digest.iter().take(6).map(|b| format!("{b:02x}")).collect::<String>())
+}

@@ -1,0 +1,596 @@
+//! The shelf of one version's instances: lease, return, start, retire. What to do is decided in `policy`; this does it.
+//!
+//! A `Lease` is the right to use an instance for one invocation. Dropped without `done` after it was used, the instance
+//! dies: there is no other clean-up path. The pool never looks into a payload and never talks to users.
+
+pub mod instance;
+pub mod policy;
+mod start;
+pub mod tap;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use offshoot_model::{Error, ErrorKind, FunctionError, Limits, StartKind};
+use offshoot_sandbox::{Driver, Template};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::observe::{LogStore, Metrics};
+use crate::registry::{Registry, Version};
+use crate::runtime::RuntimeTable;
+use crate::templates::Templates;
+use instance::Instance;
+pub use start::arn;
+pub(crate) use start::error_json;
+use policy::{PoolView, Predictor};
+
+/// How a node runs its instances; the server's settings.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// How long an idle instance is kept.
+    pub keep_alive: Duration,
+    /// How long an instance is idle before it is frozen.
+    pub freeze_after: Duration,
+    /// Whether instances are started ahead of predicted demand.
+    pub prewarm: bool,
+    /// Whether the CPU limits of functions are put in force.
+    pub cpu_limits: bool,
+}
+
+/// What all pools of a node share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The maker of boxes.
+    pub driver: Arc<Driver>,
+    /// Language templates.
+    pub templates: Templates,
+    /// Language versions present.
+    pub runtimes: Arc<RuntimeTable>,
+    /// What is deployed.
+    pub registry: Arc<Registry>,
+    /// Logs.
+    pub logs: Arc<LogStore>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Limits.
+    pub limits: Limits,
+    /// Settings.
+    pub settings: PoolSettings,
+    /// Memory that all instances together may use, in bytes.
+    pub memory_budget: u64,
+    /// Starts that may use the machine at once.
+    pub start_permits: Semaphore,
+    /// Invocations that may run at once.
+    pub run_permits: Arc<Semaphore>,
+    /// Memory of all instances at the last look, in bytes.
+    pub memory_used: AtomicU64,
+    ids: AtomicU64,
+    pools: Mutex<Vec<Weak<Pool>>>,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        driver: Arc<Driver>,
+        templates: Templates,
+        runtimes: Arc<RuntimeTable>,
+        registry: Arc<Registry>,
+        logs: Arc<LogStore>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+        settings: PoolSettings,
+    ) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let memory_budget = match limits.memory_budget_mib {
+            0 => machine_memory() / 4 * 3,
+            mib => u64::from(mib) << 20,
+        };
+        Arc::new(Shared {
+            driver,
+            templates,
+            runtimes,
+            registry,
+            logs,
+            metrics,
+            settings,
+            memory_budget,
+            // More starts at once than this only make each other late.
+            start_permits: Semaphore::new(cores * 4),
+            run_permits: Arc::new(Semaphore::new(limits.concurrency as usize)),
+            memory_used: AtomicU64::new(0),
+            ids: AtomicU64::new(1),
+            pools: Mutex::default(),
+            limits,
+        })
+    }
+
+    /// Every pool that still has a call or an instance, replaced ones included.
+    pub fn living_pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|p| p.strong_count() > 0);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn machine_memory() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(4 << 20) << 10
+}
+
+/// Why no lease could be had.
+#[derive(Debug, Clone)]
+pub enum Refusal {
+    /// This version has been replaced: resolve the name again.
+    Retired,
+    /// The function could not be loaded or initialised: that is the answer to the call.
+    Init(Box<InitFailure>),
+    /// The platform could not start it, or a limit is reached.
+    Platform(Error),
+}
+
+/// A function that could not be initialised.
+#[derive(Debug, Clone)]
+pub struct InitFailure {
+    /// What the caller is told.
+    pub error: FunctionError,
+    /// From where it was started.
+    pub kind: StartKind,
+    /// Making the box.
+    pub start: Duration,
+    /// Loading, until it failed.
+    pub init: Duration,
+    /// The last lines it printed.
+    pub printed: Vec<u8>,
+}
+
+/// The instances of one version.
+#[derive(Debug)]
+pub struct Pool {
+    /// What runs here.
+    pub version: Arc<Version>,
+    shared: Arc<Shared>,
+    inner: Mutex<Inner>,
+    snapshot: tokio::sync::Mutex<start::SnapshotState>,
+    run_ns: AtomicU64,
+    start_ns: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Instances with room for another invocation; the most recently used is last.
+    open: Vec<Arc<Instance>>,
+    all: HashMap<u64, Entry>,
+    waiting: VecDeque<oneshot::Sender<Result<Lease, Refusal>>>,
+    starting: u32,
+    active: u32,
+    peak: u32,
+    predictor: Predictor,
+    retired: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    instance: Arc<Instance>,
+    active: u32,
+    idle_since: Instant,
+    frozen: bool,
+}
+
+/// The right to use an instance for one invocation.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Arc<Pool>,
+    instance: Arc<Instance>,
+    /// Nobody has used this instance before.
+    pub first: bool,
+    used: bool,
+    finished: bool,
+}
+
+impl Lease {
+    /// The instance, for use.
+    pub fn instance(&mut self) -> &Arc<Instance> {
+        self.used = true;
+        &self.instance
+    }
+
+    /// Gives it back, with how long the handler ran.
+    pub fn done(mut self, run: Duration) {
+        self.finished = true;
+        self.pool.note_run(run);
+        self.pool.give_back(&self.instance);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        if self.used {
+            // Whoever held it went away in the middle of a call: what the worker is doing now, nobody knows.
+            self.instance.kill();
+            self.pool.forget(&self.instance);
+        } else {
+            self.pool.give_back(&self.instance);
+        }
+    }
+}
+
+/// How long a killed pool waits between two looks at its limit.
+const STARTING_EXTENSION: Duration = Duration::from_secs(60);
+
+impl Pool {
+    /// An empty pool for this version.
+    pub fn new(shared: Arc<Shared>, version: Arc<Version>) -> Arc<Self> {
+        let pool = Arc::new(Pool {
+            version,
+            shared,
+            inner: Mutex::default(),
+            snapshot: tokio::sync::Mutex::default(),
+            run_ns: AtomicU64::new(0),
+            start_ns: AtomicU64::new(0),
+        });
+        pool.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
+        pool
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn per_instance(&self) -> u32 {
+        self.version.config.max_concurrency
+    }
+
+    fn limit(&self) -> u32 {
+        let calls = self.version.config.concurrency.unwrap_or(self.shared.limits.concurrency);
+        calls.min(self.shared.limits.concurrency).div_ceil(self.per_instance()).max(1)
+    }
+
+    /// An instance for one invocation: the most recently used one that has room, else whichever is free or started first.
+    pub async fn lease(self: &Arc<Self>) -> Result<Lease, Refusal> {
+        let arrived = Instant::now();
+        let mut waiter = {
+            let mut inner = self.lock();
+            if inner.retired {
+                return Err(Refusal::Retired);
+            }
+            if let Some(lease) = self.take_open(&mut inner) {
+                return Ok(lease);
+            }
+            let (tell, waiter) = oneshot::channel();
+            inner.waiting.push_back(tell);
+            waiter
+        };
+        self.start_what_is_wanted();
+        let wait = Duration::from_millis(self.shared.limits.queue_wait_ms);
+        loop {
+            match tokio::time::timeout(wait, &mut waiter).await {
+                Ok(Ok(granted)) => return granted,
+                Ok(Err(_)) => return Err(Refusal::Retired),
+                // A start under way is progress: throttling is for calls that wait because a limit is reached.
+                Err(_) if self.lock().starting > 0 && arrived.elapsed() < STARTING_EXTENSION => {}
+                Err(_) => {
+                    waiter.close();
+                    // A grant may have arrived between the timeout and now.
+                    if let Ok(granted) = waiter.try_recv() {
+                        return granted;
+                    }
+                    return Err(Refusal::Platform(self.throttled()));
+                }
+            }
+        }
+    }
+
+    fn throttled(&self) -> Error {
+        Error::new(
+            ErrorKind::Throttled,
+            format!(
+                "{} is at its limit of {} invocations at once, and none ended within {} ms: retry later, or raise its concurrency",
+                self.version.config.name,
+                self.version.config.concurrency.unwrap_or(self.shared.limits.concurrency),
+                self.shared.limits.queue_wait_ms
+            ),
+        )
+    }
+
+    fn take_open(self: &Arc<Self>, inner: &mut Inner) -> Option<Lease> {
+        while let Some(instance) = inner.open.pop() {
+            let Some(entry) = inner.all.get_mut(&instance.id) else { continue };
+            if !instance.alive() {
+                continue;
+            }
+            if entry.frozen {
+                entry.frozen = false;
+                instance.process.thaw();
+            }
+            entry.active += 1;
+            if entry.active < self.per_instance() {
+                inner.open.push(instance.clone());
+            }
+            inner.active += 1;
+            inner.peak = inner.peak.max(inner.active);
+            let first = instance.served() == 0;
+            return Some(Lease { pool: self.clone(), instance, first, used: false, finished: false });
+        }
+        None
+    }
+
+    /// Returns an instance to the shelf, or ends it when its version has been replaced; whoever waits gets it first.
+    fn give_back(self: &Arc<Self>, instance: &Arc<Instance>) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.all.get_mut(&instance.id) else { return };
+        entry.active = entry.active.saturating_sub(1);
+        entry.idle_since = Instant::now();
+        let was_full = entry.active + 1 == self.per_instance();
+        inner.active = inner.active.saturating_sub(1);
+        if was_full {
+            inner.open.push(instance.clone());
+        } else if let Some(at) = inner.open.iter().rposition(|open| open.id == instance.id) {
+            let top = inner.open.remove(at);
+            inner.open.push(top);
+        }
+        self.serve_waiting(inner);
+    }
+
+    /// Takes a dead or dying instance off the shelf, and sees whether somebody waits who needs another.
+    fn forget(self: &Arc<Self>, instance: &Arc<Instance>) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.all.remove(&instance.id) else { return };
+        inner.active = inner.active.saturating_sub(entry.active);
+        inner.open.retain(|open| open.id != instance.id);
+        drop(inner);
+        self.start_what_is_wanted();
+    }
+
+    /// Hands open instances to those who wait. Grants leave outside the lock: a lost one comes back through `give_back`.
+    fn serve_waiting(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
+        let mut grants = Vec::new();
+        while !inner.waiting.is_empty() {
+            let Some(lease) = self.take_open(&mut inner) else { break };
+            let Some(waiter) = inner.waiting.pop_front() else { break };
+            grants.push((waiter, lease));
+        }
+        drop(inner);
+        for (waiter, lease) in grants {
+            // A waiter that gave up drops the lease unused, which gives the instance back.
+            waiter.send(Ok(lease)).ok();
+        }
+        self.end_idle_if_retired();
+    }
+
+    /// Nobody will ask a replaced version again: once nobody waits, its idle instances end.
+    fn end_idle_if_retired(&self) {
+        let ended = {
+            let mut inner = self.lock();
+            inner.waiting.retain(|w| !w.is_closed());
+            if !inner.retired || !inner.waiting.is_empty() {
+                return;
+            }
+            inner.open.clear();
+            let idle: Vec<u64> = inner.all.iter().filter(|(_, e)| e.active == 0).map(|(id, _)| *id).collect();
+            idle.into_iter().filter_map(|id| inner.all.remove(&id)).collect::<Vec<_>>()
+        };
+        ended.iter().for_each(|entry| entry.instance.kill());
+    }
+
+    fn view(&self, inner: &Inner) -> PoolView {
+        PoolView {
+            instances: inner.all.len() as u32,
+            starting: inner.starting,
+            waiting: inner.waiting.iter().filter(|w| !w.is_closed()).count() as u32,
+            per_instance: self.per_instance(),
+            limit: self.limit(),
+            run: Duration::from_nanos(self.run_ns.load(Ordering::Relaxed)),
+            start: Duration::from_nanos(self.start_ns.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Begins as many starts as the policy wants.
+    fn start_what_is_wanted(self: &Arc<Self>) {
+        let wanted = {
+            let mut inner = self.lock();
+            let wanted = policy::starts_wanted(&self.view(&inner));
+            inner.starting += wanted;
+            wanted
+        };
+        for _ in 0..wanted {
+            tokio::spawn(self.clone().start_for_waiting());
+        }
+    }
+
+    /// One start on behalf of whoever waits; not done when, once it is its turn, nobody waits any more.
+    async fn start_for_waiting(self: Arc<Self>) {
+        let permit = self.shared.start_permits.acquire().await;
+        let needed = {
+            let mut inner = self.lock();
+            inner.waiting.retain(|w| !w.is_closed());
+            !inner.waiting.is_empty()
+        };
+        let outcome = if needed { Some(self.start_one(permit.ok()).await) } else { None };
+        self.settle_start(outcome);
+    }
+
+    fn settle_start(self: &Arc<Self>, outcome: Option<Result<Arc<Instance>, Refusal>>) {
+        let mut inner = self.lock();
+        inner.starting = inner.starting.saturating_sub(1);
+        match outcome {
+            None => {}
+            Some(Ok(instance)) => {
+                if !instance.alive() {
+                    drop(inner);
+                    instance.kill();
+                } else {
+                    let entry = Entry { instance: instance.clone(), active: 0, idle_since: Instant::now(), frozen: false };
+                    inner.all.insert(instance.id, entry);
+                    inner.open.push(instance);
+                    self.serve_waiting(inner);
+                }
+            }
+            Some(Err(refusal)) => {
+                let waiter = loop {
+                    match inner.waiting.pop_front() {
+                        Some(waiter) if waiter.is_closed() => {}
+                        other => break other,
+                    }
+                };
+                drop(inner);
+                if let Some(waiter) = waiter {
+                    waiter.send(Err(refusal)).ok();
+                }
+            }
+        }
+        self.start_what_is_wanted();
+    }
+
+    fn note_run(&self, run: Duration) {
+        blend(&self.run_ns, run);
+    }
+
+    fn note_start(&self, start: Duration) {
+        blend(&self.start_ns, start);
+    }
+
+    /// Starts instances until this many are there, for pre-warming; waits for none of them.
+    pub fn warm(self: &Arc<Self>, wanted: u32) {
+        let missing = {
+            let mut inner = self.lock();
+            let there = inner.all.len() as u32 + inner.starting;
+            let missing = wanted.min(self.limit()).saturating_sub(there);
+            let missing = if inner.retired { 0 } else { missing };
+            inner.starting += missing;
+            missing
+        };
+        for _ in 0..missing {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                let permit = pool.shared.start_permits.acquire().await;
+                let outcome = pool.start_one(permit.ok()).await;
+                // Nobody waits for a pre-warmed start: its failure is told to the next caller by that caller's own start.
+                pool.settle_start(outcome.ok().map(Ok));
+            });
+        }
+    }
+
+    /// Replaced or removed: idle instances end now, busy ones when they are done. Calls already waiting are still served.
+    pub fn retire(self: &Arc<Self>) {
+        self.lock().retired = true;
+        self.end_idle_if_retired();
+        let pool = self.clone();
+        tokio::spawn(async move { pool.snapshot.lock().await.forget() });
+    }
+
+    /// Ends everything, busy or not.
+    pub fn kill_all(&self) {
+        let all: Vec<_> = {
+            let mut inner = self.lock();
+            inner.retired = true;
+            inner.open.clear();
+            inner.waiting.clear();
+            inner.all.drain().map(|(_, entry)| entry.instance).collect()
+        };
+        all.iter().for_each(|instance| instance.kill());
+    }
+
+    /// Invocations that run here now.
+    pub fn active(&self) -> u32 {
+        self.lock().active
+    }
+
+    /// Instances: busy, idle, starting.
+    pub fn counts(&self) -> (u32, u32, u32) {
+        let inner = self.lock();
+        let busy = inner.all.values().filter(|e| e.active > 0).count() as u32;
+        (busy, inner.all.len() as u32 - busy, inner.starting)
+    }
+
+    /// Process ids of the live instances, for benchmarks.
+    pub fn pids(&self) -> Vec<u32> {
+        let all: Vec<_> = self.lock().all.values().map(|e| e.instance.clone()).collect();
+        all.iter().filter_map(|i| i.process.pid()).collect()
+    }
+
+    /// Housekeeping: freezes what has been idle for a while, ends what has been idle for long.
+    pub fn tick(self: &Arc<Self>, now: Instant) {
+        let keep = self.version.config.keep_alive.map_or(self.shared.settings.keep_alive, |ms| ms.duration());
+        let freeze_after = self.shared.settings.freeze_after;
+        let mut ended = Vec::new();
+        {
+            let mut inner = self.lock();
+            let spared = inner.predictor.wanted(self.limit()) as usize;
+            let mut count = inner.all.len();
+            let mut idle: Vec<(Instant, u64)> =
+                inner.all.iter().filter(|(_, e)| e.active == 0).map(|(id, e)| (e.idle_since, *id)).collect();
+            idle.sort_unstable();
+            for (since, id) in idle {
+                let quiet = now.saturating_duration_since(since);
+                if quiet > keep && count > spared {
+                    count -= 1;
+                    inner.open.retain(|open| open.id != id);
+                    ended.extend(inner.all.remove(&id));
+                } else if quiet > freeze_after
+                    && let Some(entry) = inner.all.get_mut(&id)
+                    && !entry.frozen
+                {
+                    entry.frozen = entry.instance.process.freeze();
+                }
+            }
+        }
+        ended.iter().for_each(|entry| entry.instance.kill());
+    }
+
+    /// Takes the peak of the last period into the prediction and starts what it wants, when there is room.
+    pub fn predict(self: &Arc<Self>, room: bool) {
+        let wanted = {
+            let mut inner = self.lock();
+            let peak = std::mem::replace(&mut inner.peak, inner.active);
+            inner.predictor.observe(peak.div_ceil(self.per_instance()));
+            inner.predictor.wanted(self.limit())
+        };
+        if room && wanted > 0 {
+            self.warm(wanted);
+        }
+    }
+
+    /// The longest idle instance and since when, for whoever has to find memory.
+    pub fn oldest_idle(&self) -> Option<(Instant, u64)> {
+        self.lock().all.iter().filter(|(_, e)| e.active == 0).map(|(id, e)| (e.idle_since, *id)).min()
+    }
+
+    /// Ends an instance if it is still idle.
+    pub fn evict(&self, id: u64) {
+        let ended = {
+            let mut inner = self.lock();
+            if inner.all.get(&id).is_none_or(|e| e.active > 0) {
+                return;
+            }
+            inner.open.retain(|open| open.id != id);
+            inner.all.remove(&id)
+        };
+        if let Some(entry) = ended {
+            entry.instance.kill();
+        }
+    }
+
+    /// The function template, when there is a live one.
+    pub async fn live_snapshot(&self) -> Option<Arc<Template>> {
+        self.snapshot.lock().await.live()
+    }
+}
+
+/// An exponentially weighted mean with a memory of about eight values; 0 means that nothing is known.
+fn blend(mean: &AtomicU64, value: Duration) {
+    let value = value.as_nanos().min(u128::from(u64::MAX >> 4)) as u64;
+    let old = mean.load(Ordering::Relaxed);
+    let new = if old == 0 { value } else { old - old / 8 + value / 8 };
+    mean.store(new.max(1), Ordering::Relaxed);
+}

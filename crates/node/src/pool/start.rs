@@ -1,0 +1,403 @@
+//! How an instance comes to be: the one place where a language's program, an origin and a box meet.
+//!
+//! A start clones the function's own template when it has one, else the language's; where that cannot be done it boots,
+//! and says so. No start is given up because a template died.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use offshoot_model::invocation::FailureCause;
+use offshoot_model::{Error, ErrorKind, FunctionError, Network, StartKind};
+use offshoot_sandbox::control::State;
+use offshoot_sandbox::{BoxRequest, Origin, Sandbox, SandboxError, Template};
+use serde::Serialize;
+use tokio::sync::SemaphorePermit;
+
+use super::instance::{Birth, Breach, Instance, Said, breach_of};
+use super::tap::{LogTap, now_ms};
+use super::{InitFailure, Pool, Refusal};
+use crate::templates::{Mode, program};
+
+/// How long a template may take to clone itself before it is taken for hung.
+const CLONE: Duration = Duration::from_secs(3);
+/// How long a start may keep others from starting; initialisation that takes longer goes on without holding them up.
+const HOLD: Duration = Duration::from_millis(100);
+/// Processes and threads of one instance.
+const PIDS: u32 = 512;
+/// Open files of one instance (AWS Lambda's limit).
+const NOFILE: u64 = 1024;
+/// How long a function that could not be made a template is started the ordinary way before that is tried again.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
+
+/// The function's own template.
+#[derive(Debug, Default)]
+pub(super) struct SnapshotState {
+    live: Option<Arc<Template>>,
+    failed: Option<Instant>,
+}
+
+impl SnapshotState {
+    pub(super) fn forget(&mut self) {
+        self.live = None;
+    }
+    pub(super) fn live(&self) -> Option<Arc<Template>> {
+        self.live.clone().filter(|t| *t.state().borrow() != State::Gone)
+    }
+}
+
+/// The `load` and `resume` frames of docs/design/002-channel.md.
+#[derive(Serialize)]
+struct Load<'a> {
+    t: &'static str,
+    handler: &'a str,
+    convention: offshoot_model::Convention,
+    env: Vec<(&'a str, &'a str)>,
+    max_concurrency: u32,
+    snapshot: bool,
+    seed: String,
+    time_ms: u64,
+    max_reply: u64,
+    function: FunctionPart<'a>,
+}
+
+#[derive(Serialize)]
+struct FunctionPart<'a> {
+    name: &'a str,
+    version: &'static str,
+    memory_mib: u32,
+    arn: String,
+    log_group: String,
+    log_stream: String,
+}
+
+/// A worker that has said `ready`, with what it took.
+struct Loaded {
+    sandbox: Sandbox,
+    birth: Birth,
+    tap: Arc<LogTap>,
+}
+
+impl Pool {
+    /// Starts one instance. The permit is let go early when initialisation takes long.
+    pub(super) async fn start_one(self: &Arc<Self>, permit: Option<SemaphorePermit<'_>>) -> Result<Arc<Instance>, Refusal> {
+        let began = Instant::now();
+        self.room()?;
+        self.shared.registry.verify_code(&self.version.code).await.map_err(Refusal::Platform)?;
+        let mut starting = std::pin::pin!(self.start_somehow());
+        let loaded = match tokio::time::timeout(HOLD, &mut starting).await {
+            Ok(done) => done,
+            Err(_) => {
+                drop(permit);
+                starting.await
+            }
+        }?;
+        self.note_start(began.elapsed());
+        self.shared.metrics.started(loaded.birth.kind, loaded.birth.start, loaded.birth.init);
+        let pool = self.clone();
+        let gone = move |instance: Arc<Instance>| pool.forget(&instance);
+        let Loaded { sandbox, birth, tap } = loaded;
+        let process = sandbox.process.clone();
+        let instance = Instance::adopt(self.shared.next_id(), birth, process.clone(), sandbox.channel, tap, gone);
+        if self.shared.settings.cpu_limits {
+            let cpu = self.version.config.cpu_millis();
+            tokio::task::spawn_blocking(move || process.settle(cpu));
+        }
+        Ok(instance)
+    }
+
+    /// Refuses a start for which the memory budget has no room; the node evicts idle instances before it comes to this.
+    fn room(&self) -> Result<(), Refusal> {
+        let used = self.shared.memory_used.load(Ordering::Relaxed);
+        if used < self.shared.memory_budget {
+            return Ok(());
+        }
+        Err(Refusal::Platform(Error::new(
+            ErrorKind::NoCapacity,
+            format!(
+                "instances use {} of {} MiB, and none is idle: retry later, or raise limits.memory_budget_mib",
+                used >> 20,
+                self.shared.memory_budget >> 20
+            ),
+        )))
+    }
+
+    async fn start_somehow(self: &Arc<Self>) -> Result<Loaded, Refusal> {
+        if self.version.config.snapshot {
+            match self.restore().await {
+                Ok(Some(loaded)) => return Ok(loaded),
+                Ok(None) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.installed;
+        if let Ok(template) = self.shared.templates.get(&installed).await {
+            match self.clone_box(&template, false).await {
+                Ok((sandbox, start)) => return self.load(sandbox, StartKind::Clone, start, false).await,
+                Err(error) => {
+                    tracing::warn!(%error, runtime = %installed.name, "a clone failed; this start boots");
+                    if !matches!(error, SandboxError::NoRoom(_)) {
+                        self.shared.templates.suspect(installed.name, &template).await;
+                    }
+                }
+            }
+        }
+        let began = Instant::now();
+        let boot = program(&installed, Mode::Boot, self.shared.templates.runtime_dir());
+        let sandbox = self.shared.driver.start_box(Origin::Boot(&boot), &self.request(false)).await.map_err(refused)?;
+        self.load(sandbox, StartKind::Boot, began.elapsed(), false).await
+    }
+
+    async fn clone_box(&self, template: &Arc<Template>, snapshot: bool) -> Result<(Sandbox, Duration), SandboxError> {
+        let began = Instant::now();
+        let request = self.request(snapshot);
+        let made = self.shared.driver.start_box(Origin::Clone(template), &request);
+        match tokio::time::timeout(CLONE, made).await {
+            Ok(sandbox) => Ok((sandbox?, began.elapsed())),
+            Err(_) => Err(SandboxError::Failed(format!("no clone after {} s", CLONE.as_secs()))),
+        }
+    }
+
+    /// Clones the function's own template, making it first if there is none. `None`: not possible now, start another way.
+    async fn restore(self: &Arc<Self>) -> Result<Option<Loaded>, Refusal> {
+        let template = {
+            let mut state = self.snapshot.lock().await;
+            match state.live() {
+                Some(live) => live,
+                None if state.failed.is_some_and(|when| when.elapsed() < SNAPSHOT_RETRY) => return Ok(None),
+                None => {
+                    let made = self.make_snapshot().await;
+                    match made {
+                        Ok(template) => {
+                            *state = SnapshotState { live: Some(template.clone()), failed: None };
+                            template
+                        }
+                        Err(refusal @ Refusal::Init(_)) => return Err(refusal),
+                        Err(other) => {
+                            tracing::warn!(function = %self.version.config.name, why = ?other, "no snapshot could be made; starts clone the language template");
+                            *state = SnapshotState { live: None, failed: Some(Instant::now()) };
+                            return Ok(None);
+                        }
+                    }
+                }
+            }
+        };
+        match self.clone_box(&template, false).await {
+            Ok((sandbox, start)) => self.load(sandbox, StartKind::Restore, start, false).await.map(Some),
+            Err(error) => {
+                tracing::warn!(%error, function = %self.version.config.name, "a function template does not clone and is replaced");
+                let mut state = self.snapshot.lock().await;
+                if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(live, &template)) {
+                    state.live = None;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Loads the function in a clone of the language template and keeps that as the function's own template.
+    async fn make_snapshot(self: &Arc<Self>) -> Result<Arc<Template>, Refusal> {
+        let failed = |why: String| Refusal::Platform(Error::new(ErrorKind::StartFailed, why));
+        let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.installed;
+        let language = self.shared.templates.get(&installed).await.map_err(failed)?;
+        let (sandbox, start) = self.clone_box(&language, true).await.map_err(refused)?;
+        let loaded = self.load(sandbox, StartKind::Clone, start, true).await?;
+        let template = loaded.sandbox.into_template();
+        template.map(Arc::new).ok_or_else(|| failed("this worker cannot be made a template".into()))
+    }
+
+    fn request(&self, snapshot: bool) -> BoxRequest {
+        let config = &self.version.config;
+        BoxRequest {
+            code: self.version.code.as_str().to_owned(),
+            memory: config.memory.bytes(),
+            cpu_millis: config.cpu_millis(),
+            pids: PIDS,
+            nofile: NOFILE,
+            tmp: config.tmp.bytes(),
+            host_network: config.network == Network::Host,
+            snapshot,
+        }
+    }
+
+    /// Tells the worker what to load, and waits until it has.
+    async fn load(self: &Arc<Self>, mut sandbox: Sandbox, kind: StartKind, start: Duration, snapshot: bool) -> Result<Loaded, Refusal> {
+        let began = Instant::now();
+        let limit = Duration::from_millis(self.shared.limits.init_ms);
+        let Some((stdout, stderr)) = sandbox.logs.take() else {
+            return Err(Refusal::Platform(Error::new(ErrorKind::Internal, "a box without log pipes")));
+        };
+        let tap = LogTap::new(
+            self.version.config.name.clone(),
+            self.shared.logs.clone(),
+            self.shared.limits.invocation_log_bytes,
+            stdout,
+            stderr,
+        );
+        let header = self.load_header(kind == StartKind::Restore, snapshot).map_err(Refusal::Platform)?;
+        sandbox.channel.writer.send(&header, &[]).await.ok();
+        let answer = tokio::time::timeout(limit, sandbox.channel.reader.next()).await;
+        let init = began.elapsed();
+        let failure = |cause: FailureCause, body: String| {
+            let error = FunctionError { cause, body };
+            Refusal::Init(Box::new(InitFailure { error, kind, start, init, printed: tap.take_all() }))
+        };
+        let refusal = match answer {
+            Ok(Ok(frame)) => match serde_json::from_slice::<Said<'_>>(&frame.header) {
+                Ok(Said::Ready { version, snapshot: able }) if able || !snapshot => {
+                    tracing::debug!(function = %self.version.config.name, %version, kind = kind.name(), ?start, ?init, "started");
+                    return Ok(Loaded { sandbox, birth: Birth { kind, start, init }, tap });
+                }
+                Ok(Said::Ready { .. }) => {
+                    let why = "this worker cannot be made a template on this machine";
+                    Refusal::Platform(Error::new(ErrorKind::StartFailed, why))
+                }
+                Ok(Said::InitError) => failure(FailureCause::Init, text(frame.body)),
+                Ok(Said::BoxError { error }) => Refusal::Platform(
+                    Error::new(ErrorKind::StartFailed, "the box could not be made: see the server's log, and run offshoot doctor").caused_by(error),
+                ),
+                _ => failure(FailureCause::Protocol, error_json("Runtime.ProtocolError", "the worker said something else than 'ready'")),
+            },
+            Ok(Err(error)) => match breach_of(&sandbox.process, error).await {
+                Breach::Ended(end) => {
+                    let (cause, body) = crate::invoker::ended("", end);
+                    failure(if cause == FailureCause::OutOfMemory { cause } else { FailureCause::Init }, body)
+                }
+                other => failure(FailureCause::Protocol, error_json("Runtime.ProtocolError", &format!("{other:?}"))),
+            },
+            Err(_) => {
+                let message = format!("Initialisation timed out after {:.2} seconds", limit.as_secs_f64());
+                failure(FailureCause::Init, error_json("Sandbox.Timedout", &message))
+            }
+        };
+        if let Refusal::Platform(error) = &refusal {
+            tracing::error!(function = %self.version.config.name, %error, cause = ?error.source, "a start failed");
+        }
+        sandbox.process.kill();
+        Err(refusal)
+    }
+
+    fn load_header(&self, resume: bool, snapshot: bool) -> Result<Vec<u8>, Error> {
+        let config = &self.version.config;
+        let mut seed = [0u8; 32];
+        getrandom::fill(&mut seed).map_err(|e| Error::new(ErrorKind::Internal, "no random bytes").caused_by(e))?;
+        let name = config.name.as_str();
+        let log_group = format!("/aws/lambda/{name}");
+        let log_stream = log_stream(now_ms(), &seed);
+        let memory = config.memory.0.to_string();
+        let runtime = config.runtime.to_string();
+        let execution = format!("AWS_Lambda_{runtime}");
+        let concurrency = config.max_concurrency.to_string();
+        let kind = if config.snapshot { "snap-start" } else { "on-demand" };
+        let mut env: Vec<(&str, &str)> = vec![
+            ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin"),
+            ("LANG", "C.UTF-8"),
+            ("TZ", ":UTC"),
+            ("HOME", "/tmp"),
+            ("LAMBDA_TASK_ROOT", "/var/task"),
+            ("LAMBDA_RUNTIME_DIR", "/var/runtime"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_EXECUTION_ENV", &execution),
+            ("AWS_LAMBDA_FUNCTION_NAME", name),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+            ("AWS_LAMBDA_INITIALIZATION_TYPE", kind),
+            ("AWS_LAMBDA_LOG_GROUP_NAME", &log_group),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", &log_stream),
+            ("_HANDLER", &config.handler),
+        ];
+        if config.max_concurrency > 1 {
+            env.push(("AWS_LAMBDA_MAX_CONCURRENCY", &concurrency));
+        }
+        for (key, value) in &config.env {
+            env.retain(|(have, _)| have != key);
+            env.push((key, value));
+        }
+        let load = Load {
+            t: if resume { "resume" } else { "load" },
+            handler: &config.handler,
+            convention: config.convention,
+            env,
+            max_concurrency: config.max_concurrency,
+            snapshot,
+            seed: seed.iter().map(|b| format!("{b:02x}")).collect(),
+            time_ms: now_ms(),
+            max_reply: self.shared.limits.reply_bytes,
+            function: FunctionPart {
+                name,
+                version: "$LATEST",
+                memory_mib: config.memory.0,
+                arn: arn(name),
+                log_group: log_group.clone(),
+                log_stream: log_stream.clone(),
+            },
+        };
+        let mut value = serde_json::to_value(&load).map_err(|e| Error::new(ErrorKind::Internal, "a frame").caused_by(e))?;
+        // An object, not a list of pairs, is what workers expect of an environment.
+        let pairs = load.env.iter().map(|(k, v)| ((*k).to_owned(), serde_json::Value::from(*v))).collect();
+        value["env"] = serde_json::Value::Object(pairs);
+        Ok(value.to_string().into_bytes())
+    }
+}
+
+/// The name by which functions know themselves: AWS's form, with an account of zeros.
+pub fn arn(name: &str) -> String {
+    format!("arn:aws:lambda:us-east-1:000000000000:function:{name}")
+}
+
+/// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`.
+fn log_stream(now_ms: u64, seed: &[u8; 32]) -> String {
+    let (y, m, d) = civil(now_ms / 86_400_000);
+    let hex: String = seed[16..].iter().map(|b| format!("{b:02x}")).collect();
+    // The seed itself is secret; what is shown of it is turned around so that nothing of it can be read off.
+    let shown = sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(hex.as_bytes()));
+    let shown: String = shown.iter().take(16).map(|b| format!("{b:02x}")).collect();
+    format!("{y:04}/{m:02}/{d:02}/[$LATEST]{shown}")
+}
+
+/// Year, month and day of a day number since 1970-01-01 (Gregorian; Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    (yoe + era * 400 + u64::from(m <= 2), m, d)
+}
+
+pub(crate) fn error_json(kind: &str, message: &str) -> String {
+    serde_json::json!({"errorType": kind, "errorMessage": message}).to_string()
+}
+
+fn text(body: Bytes) -> String {
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+fn refused(error: SandboxError) -> Refusal {
+    let kind = match &error {
+        SandboxError::NoRoom(_) => ErrorKind::NoCapacity,
+        _ => ErrorKind::StartFailed,
+    };
+    let message = match kind {
+        ErrorKind::NoCapacity => "this machine has no room for another instance: retry later, or raise its limits",
+        _ => "no instance could be started: see the server's log, and run offshoot doctor",
+    };
+    tracing::error!(%error, "a start failed");
+    Refusal::Platform(Error::new(kind, message).caused_by(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(19_782), (2024, 2, 29));
+        assert_eq!(civil(20_777), (2026, 11, 20));
+    }
+}

@@ -1,0 +1,193 @@
+//! What one instance prints: two pipes, cut into lines, tied to the invocation that runs, bounded, and handed to the log store.
+//!
+//! It never lets a function that prints without end block itself or fill the server: what is over the limit is read and dropped.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use offshoot_model::{FunctionName, RequestId};
+use tokio::net::unix::pipe;
+
+use crate::observe::{LogEntry, LogStore, Stream, escape_bytes};
+
+/// Longest line, in bytes; longer ones are cut into several.
+const MAX_LINE: usize = 32 << 10;
+/// How much of an invocation's log is kept for its caller, in bytes (AWS Lambda's `LogType=Tail`).
+const TAIL: usize = 4 << 10;
+/// How much is read from a pipe before others get a turn, in bytes.
+const TURN: usize = 256 << 10;
+
+/// The log pipes of one instance.
+#[derive(Debug)]
+pub struct LogTap {
+    function: FunctionName,
+    store: Arc<LogStore>,
+    limit: u64,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Arc<str>>,
+    lines: [Vec<u8>; 2],
+    printed: u64,
+    dropped: u64,
+    tail: Vec<u8>,
+    closed: [bool; 2],
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_millis() as u64).unwrap_or(0)
+}
+
+impl LogTap {
+    /// Taps these pipes; a task of its own reads them while the instance lives.
+    pub fn new(
+        function: FunctionName,
+        store: Arc<LogStore>,
+        limit: u64,
+        stdout: pipe::Receiver,
+        stderr: pipe::Receiver,
+    ) -> Arc<Self> {
+        let tap = Arc::new(LogTap { function, store, limit, stdout, stderr, state: Mutex::default() });
+        tokio::spawn(pump(tap.clone()));
+        tap
+    }
+
+    /// From now on lines belong to this invocation.
+    pub fn begin(&self, id: &RequestId, first: String) {
+        let mut state = self.lock();
+        state.current = Some(Arc::from(id.as_str()));
+        state.printed = 0;
+        state.dropped = 0;
+        state.tail.clear();
+        self.emit(&mut state, first, Stream::Platform);
+    }
+
+    /// The invocation is over: takes what is still in the pipes, adds the platform's lines, and returns the log's tail.
+    pub fn finish(&self, last: impl IntoIterator<Item = String>) -> Vec<u8> {
+        let mut state = self.lock();
+        self.read(&mut state);
+        for which in 0..2 {
+            self.flush_line(&mut state, which);
+        }
+        if state.dropped > 0 {
+            let text = format!("offshoot: {} more bytes of this invocation's log were dropped: the limit is {} bytes", state.dropped, self.limit);
+            self.emit(&mut state, text, Stream::Platform);
+        }
+        for line in last {
+            self.emit(&mut state, line, Stream::Platform);
+        }
+        state.current = None;
+        std::mem::take(&mut state.tail)
+    }
+
+    /// Adds a line of the platform's own.
+    pub fn note(&self, text: &str) {
+        self.emit(&mut self.lock(), text.to_owned(), Stream::Platform);
+    }
+
+    /// What has been printed so far and is not yet a line, for errors of a start: the last lines of standard error.
+    pub fn take_all(&self) -> Vec<u8> {
+        let mut state = self.lock();
+        self.read(&mut state);
+        for which in 0..2 {
+            self.flush_line(&mut state, which);
+        }
+        std::mem::take(&mut state.tail)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what is there without waiting. `true` when a turn was used up.
+    fn read(&self, state: &mut State) -> bool {
+        let mut chunk = [0u8; 8192];
+        let mut more = false;
+        for which in 0..2 {
+            let pipe = if which == 0 { &self.stdout } else { &self.stderr };
+            let mut turn = 0;
+            while turn < TURN && !state.closed[which] {
+                match pipe.try_read(&mut chunk) {
+                    Ok(0) => state.closed[which] = true,
+                    Ok(n) => {
+                        turn += n;
+                        self.take_bytes(state, which, &chunk[..n]);
+                        if n < chunk.len() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => state.closed[which] = true,
+                }
+            }
+            more |= turn >= TURN;
+        }
+        more
+    }
+
+    fn take_bytes(&self, state: &mut State, which: usize, mut bytes: &[u8]) {
+        let room = self.limit.saturating_sub(state.printed);
+        if bytes.len() as u64 > room {
+            state.dropped += bytes.len() as u64 - room;
+            bytes = &bytes[..room as usize];
+        }
+        state.printed += bytes.len() as u64;
+        while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
+            state.lines[which].extend_from_slice(&bytes[..end]);
+            bytes = &bytes[end + 1..];
+            self.end_line(state, which);
+        }
+        state.lines[which].extend_from_slice(bytes);
+        if state.lines[which].len() > MAX_LINE {
+            self.flush_line(state, which);
+        }
+    }
+
+    fn flush_line(&self, state: &mut State, which: usize) {
+        if !state.lines[which].is_empty() {
+            self.end_line(state, which);
+        }
+    }
+
+    fn end_line(&self, state: &mut State, which: usize) {
+        let text = escape_bytes(&state.lines[which]);
+        state.lines[which].clear();
+        self.emit(state, text, if which == 0 { Stream::Stdout } else { Stream::Stderr });
+    }
+
+    fn emit(&self, state: &mut State, text: String, stream: Stream) {
+        state.tail.extend_from_slice(text.as_bytes());
+        state.tail.push(b'\n');
+        if state.tail.len() > 2 * TAIL {
+            let cut = state.tail.len() - TAIL;
+            state.tail.drain(..cut);
+        }
+        let entry = LogEntry { time_ms: now_ms(), request_id: state.current.clone(), stream, text };
+        self.store.append(&self.function, &[entry]);
+    }
+}
+
+/// Reads the pipes until both are closed, which the end of the instance's processes brings about.
+async fn pump(tap: Arc<LogTap>) {
+    loop {
+        let closed = tap.lock().closed;
+        tokio::select! {
+            ready = tap.stdout.readable(), if !closed[0] => { ready.ok(); }
+            ready = tap.stderr.readable(), if !closed[1] => { ready.ok(); }
+            else => return,
+        }
+        let more = {
+            let mut state = tap.lock();
+            tap.read(&mut state)
+        };
+        if more {
+            tokio::task::yield_now().await;
+        }
+    }
+}

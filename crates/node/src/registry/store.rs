@@ -1,0 +1,285 @@
+//! The durable store of what is deployed: one SQLite file, `registry.db` in the data directory.
+//!
+//! A verb that returned is on stable storage (WAL, `synchronous=FULL`, read back at open). Each function's row carries a
+//! checksum, since SQLite's pages have none. A damaged or newer store is refused with what to do: nothing here repairs,
+//! skips or deletes data that it does not understand. It knows no code, no instance and no other table in memory.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use offshoot_model::{CodeDigest, Error, ErrorKind, FunctionConfig, FunctionName};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, named_params};
+use sha2::{Digest, Sha256};
+
+use super::archive::hex;
+
+/// Changes whenever the tables do. A store with a higher number was written by a newer server.
+const SCHEMA: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE schema (version INTEGER NOT NULL) STRICT;
+    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE functions (
+        name TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL UNIQUE,
+        config_json TEXT NOT NULL,
+        code TEXT NOT NULL,
+        code_bytes INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL,
+        updated_ms INTEGER NOT NULL,
+        invocations INTEGER NOT NULL,
+        last_invoked_ms INTEGER NOT NULL,
+        checksum TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO counters VALUES ('next_revision', 1);
+";
+
+/// What one change writes; the store adds the revision.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub config: FunctionConfig,
+    pub code: CodeDigest,
+    pub code_bytes: u64,
+    pub created_ms: u64,
+    pub updated_ms: u64,
+}
+
+/// One stored function.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub draft: Draft,
+    pub revision: u64,
+    pub invocations: u64,
+    pub last_invoked_ms: u64,
+}
+
+/// The counters of one function, to be written. `created_ms` tells it from a later function of the same name.
+#[derive(Debug)]
+pub(super) struct Count<'a> {
+    pub name: &'a FunctionName,
+    pub created_ms: u64,
+    pub invocations: u64,
+    pub last_invoked_ms: u64,
+}
+
+/// The store.
+#[derive(Debug)]
+pub(super) struct Store {
+    connection: Mutex<Connection>,
+    /// This open made the store.
+    pub created: bool,
+}
+
+impl Store {
+    /// Opens the store, or makes a new one where there is none.
+    pub fn open(path: &Path) -> Result<Store, Error> {
+        // SQLite gives its side files the mode of this one. Environments of functions are in it.
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+        file.map_err(|e| Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) cannot be opened").caused_by(e))?;
+        let mut connection = Connection::open(path).map_err(failed)?;
+        set_up(&connection)?;
+        let created = migrate(&mut connection)?;
+        check(&connection)?;
+        Ok(Store { connection: Mutex::new(connection), created })
+    }
+
+    /// Every function.
+    pub fn load(&self) -> Result<Vec<Stored>, Error> {
+        let connection = self.lock();
+        let mut query = connection.prepare("SELECT * FROM functions ORDER BY name").map_err(failed)?;
+        let mut rows = query.query([]).map_err(failed)?;
+        let mut functions = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
+            functions.push(read_row(row)?);
+        }
+        Ok(functions)
+    }
+
+    /// Writes a function, new or changed, and answers its revision, which no other change ever had.
+    pub fn put(&self, draft: &Draft) -> Result<u64, Error> {
+        let config = serde_json::to_string(&draft.config)
+            .map_err(|e| Error::new(ErrorKind::Internal, "the configuration cannot be written").caused_by(e))?;
+        self.change(|tx| {
+            let revision: u64 = tx.query_row("SELECT value FROM counters WHERE name = 'next_revision'", [], |r| r.get(0))?;
+            tx.execute("UPDATE counters SET value = value + 1 WHERE name = 'next_revision'", [])?;
+            tx.execute(
+                "INSERT INTO functions VALUES (:name, :revision, :config, :code, :bytes, :created, :updated, 0, 0, :checksum)
+                 ON CONFLICT (name) DO UPDATE SET revision = :revision, config_json = :config, code = :code, code_bytes = :bytes,
+                     created_ms = :created, updated_ms = :updated, checksum = :checksum",
+                named_params! {
+                    ":name": draft.config.name.as_str(), ":revision": revision, ":config": config, ":code": draft.code.as_str(),
+                    ":bytes": draft.code_bytes, ":created": draft.created_ms, ":updated": draft.updated_ms,
+                    ":checksum": checksum(draft, revision, &config),
+                },
+            )?;
+            Ok(revision)
+        })
+    }
+
+    /// Removes a function. Its name is free again; its revisions are not.
+    pub fn remove(&self, name: &FunctionName) -> Result<(), Error> {
+        self.change(|tx| tx.execute("DELETE FROM functions WHERE name = ?1", [name.as_str()]).map(|_| ()))
+    }
+
+    /// Writes counters, all or none.
+    pub fn count(&self, counts: &[Count]) -> Result<(), Error> {
+        self.change(|tx| {
+            let mut update = tx.prepare_cached(
+                "UPDATE functions SET invocations = ?3, last_invoked_ms = ?4 WHERE name = ?1 AND created_ms = ?2",
+            )?;
+            for c in counts {
+                update.execute((c.name.as_str(), c.created_ms, c.invocations, c.last_invoked_ms))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn change<T>(&self, work: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T, Error> {
+        let mut connection = self.lock();
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let done = work(&tx).map_err(failed)?;
+        tx.commit().map_err(failed)?;
+        Ok(done)
+    }
+
+    /// A panic inside a transaction rolled it back, so the connection behind the lock is still good.
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sets what durability depends on, and reads it back: a file system that cannot do it must not be trusted with data.
+fn set_up(connection: &Connection) -> Result<(), Error> {
+    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0)).map_err(failed)?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;").map_err(failed)?;
+    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |r| r.get(0)).map_err(failed)?;
+    if mode != "wal" || synchronous != 2 {
+        let found = format!("journal_mode {mode}, synchronous {synchronous}");
+        let message = "the data directory lies on a file system that cannot keep the registry durable: put it on a local disk";
+        return Err(Error::new(ErrorKind::Store, message).caused_by(found));
+    }
+    Ok(())
+}
+
+/// Makes the tables of a new store, and refuses a newer one. Answers whether it was new.
+fn migrate(connection: &mut Connection) -> Result<bool, Error> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0)).map_err(failed)?;
+    if tables == 0 {
+        tx.execute_batch(TABLES).map_err(failed)?;
+        tx.execute("INSERT INTO schema VALUES (?1)", [SCHEMA]).map_err(failed)?;
+        tx.commit().map_err(failed)?;
+        return Ok(true);
+    }
+    let version = tx.query_row("SELECT version FROM schema", [], |r| r.get::<_, i64>(0)).optional().map_err(failed)?;
+    match version {
+        Some(SCHEMA) => Ok(false),
+        Some(newer) if newer > SCHEMA => Err(Error::new(
+            ErrorKind::Store,
+            format!(
+                "the registry's store was written by a newer Offshoot (format {newer}, this one reads {SCHEMA}): start that \
+                 version, or restore the copy of the data directory that was made before the upgrade"
+            ),
+        )),
+        _ => Err(damaged("it has no valid format number")),
+    }
+}
+
+/// Looks at the whole file once: it is small, and a damaged store must not be found in the middle of a day.
+fn check(connection: &Connection) -> Result<(), Error> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
+    if verdict != "ok" {
+        return Err(damaged(&verdict));
+    }
+    let behind: bool = connection
+        .query_row(
+            "SELECT coalesce((SELECT value FROM counters WHERE name = 'next_revision'), 0) <= coalesce((SELECT max(revision) FROM functions), 0)",
+            [],
+            |r| r.get(0),
+        )
+        .map_err(failed)?;
+    if behind { Err(damaged("its revision counter is behind its rows")) } else { Ok(()) }
+}
+
+fn read_row(row: &Row) -> Result<Stored, Error> {
+    let name: String = row.get("name").map_err(failed)?;
+    let bad = |what: &str| damaged(&format!("the row of the function '{}' {what}", name.escape_debug()));
+    let config_json: String = row.get("config_json").map_err(failed)?;
+    let code: String = row.get("code").map_err(failed)?;
+    let number = |column: &str| row.get::<_, u64>(column).map_err(failed);
+    let revision = number("revision")?;
+    let draft = Draft {
+        config: serde_json::from_str(&config_json).map_err(|e| bad(&format!("cannot be read: {e}")))?,
+        code: CodeDigest::try_from(code).map_err(|_| bad("names no code"))?,
+        code_bytes: number("code_bytes")?,
+        created_ms: number("created_ms")?,
+        updated_ms: number("updated_ms")?,
+    };
+    let sum: String = row.get("checksum").map_err(failed)?;
+    if sum != checksum(&draft, revision, &config_json) || draft.config.name.as_str() != name {
+        return Err(bad("does not match its checksum"));
+    }
+    Ok(Stored { draft, revision, invocations: number("invocations")?, last_invoked_ms: number("last_invoked_ms")? })
+}
+
+/// Over everything in a row that decides how a function runs. The configuration goes in as the text that is stored.
+fn checksum(draft: &Draft, revision: u64, config_json: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{revision} {} {} {} {} ", draft.code, draft.code_bytes, draft.created_ms, draft.updated_ms));
+    hash.update(config_json);
+    hex(&hash.finalize())
+}
+
+fn damaged(what: &str) -> Error {
+    let message = "the registry's store (registry.db in the data directory) is damaged: stop the server, keep a copy of the \
+                   data directory, and restore registry.db with its -wal file from a backup; nothing was changed";
+    Error::new(ErrorKind::Store, message).caused_by(what)
+}
+
+fn failed(e: rusqlite::Error) -> Error {
+    match e.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(&e.to_string()),
+        Some(ErrorCode::DiskFull) => {
+            Error::new(ErrorKind::Store, "the registry's store cannot be written: the disk is full; free some room and try again").caused_by(e)
+        }
+        _ if matches!(e, rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::IntegralValueOutOfRange(..)) => {
+            damaged(&e.to_string())
+        }
+        _ => Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) failed: see the server's log").caused_by(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.db");
+        drop(Store::open(&path).unwrap());
+        Connection::open(&path).unwrap().execute("UPDATE schema SET version = 2", []).unwrap();
+        let error = Store::open(&path).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Store);
+        assert!(error.message.contains("newer Offshoot"), "{error}");
+    }
+
+    #[test]
+    fn it_is_durable_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.db");
+        let store = Store::open(&path).unwrap();
+        let sync: i64 = store.lock().query_row("PRAGMA synchronous", [], |r| r.get(0)).unwrap();
+        let mode: String = store.lock().query_row("PRAGMA journal_mode", [], |r| r.get(0)).unwrap();
+        assert_eq!((sync, mode.as_str()), (2, "wal"));
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+        }
+    }
+}

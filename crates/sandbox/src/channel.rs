@@ -1,0 +1,107 @@
+//! The conversation with a worker: frames over a Unix socket.
+//!
+//! It never looks into a body, and never waits longer than its caller lets it.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::frames::{self, Frame, FrameError};
+
+/// What a first read makes room for: an ordinary reply fits, an idle instance costs little.
+const READ_ROOM: usize = 4096;
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The other side closed it.
+    #[error("the worker closed its channel")]
+    Closed,
+    /// A frame breaks the rules.
+    #[error("protocol error: {0}")]
+    Frame(#[from] FrameError),
+    /// The socket failed.
+    #[error("channel: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Both halves of a worker's channel.
+#[derive(Debug)]
+pub struct Channel {
+    /// What the worker says.
+    pub reader: Reader,
+    /// What the worker is told.
+    pub writer: Writer,
+}
+
+/// The reading half.
+#[derive(Debug)]
+pub struct Reader {
+    half: OwnedReadHalf,
+    buffer: BytesMut,
+    max_body: usize,
+}
+
+/// The writing half.
+#[derive(Debug)]
+pub struct Writer {
+    half: OwnedWriteHalf,
+    scratch: Vec<u8>,
+}
+
+impl Channel {
+    /// A channel over this socket; bodies longer than `max_body` bytes are refused.
+    pub fn new(stream: UnixStream, max_body: usize) -> Self {
+        let (read, write) = stream.into_split();
+        Channel {
+            reader: Reader { half: read, buffer: BytesMut::new(), max_body },
+            writer: Writer { half: write, scratch: Vec::new() },
+        }
+    }
+
+    /// The socket again, to serve as a control socket; nothing unread may be left.
+    pub fn into_stream(self) -> Option<UnixStream> {
+        self.reader.half.reunite(self.writer.half).ok()
+    }
+}
+
+impl Reader {
+    /// The next frame.
+    pub async fn next(&mut self) -> Result<Frame, ChannelError> {
+        loop {
+            if let Some(frame) = frames::take(&mut self.buffer, self.max_body)? {
+                return Ok(frame);
+            }
+            if self.buffer.capacity() - self.buffer.len() < READ_ROOM / 4 {
+                self.buffer.reserve(READ_ROOM);
+            }
+            if self.half.read_buf(&mut self.buffer).await? == 0 {
+                return Err(ChannelError::Closed);
+            }
+        }
+    }
+}
+
+/// Bodies up to this size are copied behind their header and leave with one `write`; larger ones are written from where they are.
+const COPY_BODY: usize = 16 << 10;
+
+impl Writer {
+    /// Sends one frame. The header is taken from pieces that the caller already has.
+    pub async fn send(&mut self, header: &[u8], body: &[u8]) -> Result<(), ChannelError> {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&frames::prefix(header.len(), body.len()));
+        self.scratch.extend_from_slice(header);
+        if body.len() <= COPY_BODY {
+            self.scratch.extend_from_slice(body);
+            self.half.write_all(&self.scratch).await?;
+            return Ok(());
+        }
+        self.half.write_all(&self.scratch).await?;
+        self.half.write_all(body).await?;
+        self.scratch.shrink_to(COPY_BODY);
+        Ok(())
+    }
+}

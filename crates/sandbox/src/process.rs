@@ -1,0 +1,589 @@
+//! The driver of sandbox kind `process`: boxes are processes in namespaces of their own, started by the nursery or cloned
+//! from a template.
+//!
+//! It makes what a box needs from outside (sockets, pipes, control group, user id) and supervises the process to its end.
+//! It never knows which language or function runs inside, and never decides when to start or stop.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use crate::cgroup::{Cgroups, Group, GroupLimits};
+use crate::channel::Channel;
+use crate::control::{Control, Started, State};
+use crate::uids::{Uid, Uids};
+use crate::{SandboxError, control};
+
+/// What a driver needs to know of its machine.
+#[derive(Debug, Clone)]
+pub struct DriverConfig {
+    /// The program that becomes the nursery when started with `__nursery`.
+    pub nursery: PathBuf,
+    /// The directory that holds one directory of unpacked code per digest.
+    pub code_dir: PathBuf,
+    /// User ids for boxes.
+    pub uids: std::ops::Range<u32>,
+    /// The server itself has no privilege: boxes are made inside a user namespace.
+    pub rootless: bool,
+    /// Features that the operator accepts to do without.
+    pub without: Without,
+    /// Largest body of a frame from a worker, in bytes.
+    pub max_body: usize,
+}
+
+/// Parts of the box that the operator has explicitly given up, because this machine cannot have them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Without {
+    /// Landlock rules.
+    pub landlock: bool,
+    /// A user namespace per box.
+    pub userns: bool,
+    /// Limits on memory and processes.
+    pub cgroup: bool,
+}
+
+/// A program and the files it needs, as data.
+#[derive(Debug, Clone, Default)]
+pub struct Program {
+    /// What to execute, as seen from inside.
+    pub argv: Vec<String>,
+    /// Its environment, whole.
+    pub env: Vec<(String, String)>,
+    /// Directories and files to show inside besides the system's own.
+    pub binds: Vec<Bind>,
+}
+
+/// One directory or file of the machine, shown in boxes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Bind {
+    /// Where it is on the machine.
+    pub from: PathBuf,
+    /// Where it is inside.
+    pub to: PathBuf,
+    /// Whether it may be written.
+    pub writable: bool,
+}
+
+/// What one box is to be.
+#[derive(Debug, Clone)]
+pub struct BoxRequest {
+    /// The directory below `code_dir` that becomes `/var/task`.
+    pub code: String,
+    /// Memory limit in bytes.
+    pub memory: u64,
+    /// CPU limit in thousandths of a core, in force from `Sandbox::settle` on.
+    pub cpu_millis: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Open files.
+    pub nofile: u64,
+    /// Size of `/tmp` in bytes.
+    pub tmp: u64,
+    /// Whether it shares the machine's network.
+    pub host_network: bool,
+    /// Whether it is going to be a function template.
+    pub snapshot: bool,
+}
+
+/// Where a start comes from.
+#[derive(Debug)]
+pub enum Origin<'a> {
+    /// The program is started from nothing.
+    Boot(&'a Program),
+    /// A live template is cloned.
+    Clone(&'a Template),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It left with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// Its parent died before it could be told.
+    Unknown,
+}
+
+/// The end of a process, with what the kernel says of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// How it ended.
+    pub exit: Exit,
+    /// Whether the kernel killed something in its group for want of memory.
+    pub out_of_memory: bool,
+}
+
+/// The maker of boxes.
+#[derive(Debug)]
+pub struct Driver {
+    config: DriverConfig,
+    nursery: Mutex<Control>,
+    cgroups: Cgroups,
+    uids: Uids,
+    names: AtomicU64,
+}
+
+/// A live warmed process to clone.
+#[derive(Debug)]
+pub struct Template {
+    control: Control,
+    process: Arc<Process>,
+    /// Set for function templates: the word that lets them make namespaces for their clones, and the id they share.
+    family: Option<Family>,
+}
+
+#[derive(Debug, Clone)]
+struct Family {
+    cookie: String,
+    uid: Arc<Uid>,
+}
+
+/// A box with its process.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// The conversation with the worker.
+    pub channel: Channel,
+    /// What it prints: standard output and standard error, until somebody takes them.
+    pub logs: Option<(pipe::Receiver, pipe::Receiver)>,
+    /// Its process and group.
+    pub process: Arc<Process>,
+    family: Option<Family>,
+}
+
+/// A process in a group, supervised to its end.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+    group: Option<Group>,
+    frozen: AtomicBool,
+    peak: Mutex<Option<File>>,
+    ended: watch::Receiver<Option<End>>,
+}
+
+impl Driver {
+    /// Starts the nursery. Must be called inside a tokio runtime.
+    pub fn start(config: DriverConfig, cgroups: Cgroups) -> Result<Arc<Self>, SandboxError> {
+        let nursery = Mutex::new(start_nursery(&config)?);
+        let uids = Uids::new(config.uids.clone());
+        Ok(Arc::new(Driver { nursery, cgroups, uids, config, names: AtomicU64::new(1) }))
+    }
+
+    /// The live nursery. When it has died, everything it ever started has died with it, and another takes its place.
+    fn nursery(&self) -> Result<Control, SandboxError> {
+        let mut nursery = self.nursery.lock().unwrap_or_else(PoisonError::into_inner);
+        if *nursery.state().borrow() == State::Gone {
+            tracing::error!("the nursery is gone, and every instance with it; another is started");
+            *nursery = start_nursery(&self.config)?;
+        }
+        Ok(nursery.clone())
+    }
+
+    /// The control groups in use.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    /// Ends everything that was ever started.
+    pub fn shut_down(&self) {
+        self.nursery.lock().unwrap_or_else(PoisonError::into_inner).close();
+    }
+
+    /// Boots a language template: a trusted process that keeps its privilege and runs none of the user's code.
+    pub async fn template(&self, program: &Program) -> Result<Template, SandboxError> {
+        let (ours, theirs) = socket_pair()?;
+        let null = File::options().read(true).write(true).open("/dev/null").map_err(SandboxError::io("open /dev/null"))?;
+        let stderr = rustix::io::dup(rustix::stdio::stderr()).map_err(|e| SandboxError::io("dup")(e.into()))?;
+        let header = |id| self.spawn_header(id, program, None);
+        let fds = [theirs.as_fd(), null.as_fd(), stderr.as_fd()];
+        let started = self.nursery()?.start(header, &fds).await?;
+        let process = Process::supervise(started, None, None);
+        Ok(Template { control: Control::new("template", ours), process, family: None })
+    }
+
+    /// Starts a box.
+    pub async fn start_box(self: &Arc<Self>, origin: Origin<'_>, request: &BoxRequest) -> Result<Sandbox, SandboxError> {
+        let family = match &origin {
+            Origin::Clone(Template { family: Some(family), .. }) => Some(family.clone()),
+            _ => None,
+        };
+        let nested = family.is_some();
+        let uid = match family.as_ref() {
+            Some(family) => family.uid.clone(),
+            None => Arc::new(self.uids.take().ok_or_else(|| SandboxError::NoRoom("all user ids of uid_range are taken".into()))?),
+        };
+        let outside = self.make_outside(request).await?;
+        let cookie = match family.as_ref() {
+            Some(family) => Some(family.cookie.clone()),
+            None if request.snapshot => Some(random_cookie()?),
+            None => None,
+        };
+        let spec = self.box_spec(request, uid.value(), &outside.name, nested, cookie.clone());
+        let mut fds = vec![outside.theirs.as_fd(), outside.stdout_in.as_fd(), outside.stderr_in.as_fd()];
+        fds.extend(outside.doors.iter().map(OwnedFd::as_fd));
+        let started = match origin {
+            Origin::Boot(program) => match self.nursery() {
+                Ok(nursery) => nursery.start(|id| self.spawn_header(id, program, Some(&spec)), &fds).await,
+                Err(error) => Err(error),
+            },
+            Origin::Clone(template) => template.control.start(|id| clone_header(id, &spec), &fds).await,
+        };
+        drop(fds);
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                outside.abandon();
+                return Err(error);
+            }
+        };
+        let family = cookie.filter(|_| request.snapshot).map(|cookie| Family { cookie, uid: uid.clone() });
+        let process = Process::supervise(started, outside.group, Some(uid));
+        Ok(Sandbox {
+            channel: Channel::new(outside.ours, self.config.max_body),
+            logs: Some((outside.stdout_out, outside.stderr_out)),
+            process,
+            family,
+        })
+    }
+
+    /// Sockets, pipes and the control group. The group is files in the kernel: made off the event loop.
+    async fn make_outside(self: &Arc<Self>, request: &BoxRequest) -> Result<Outside, SandboxError> {
+        let name = format!("i{}", self.names.fetch_add(1, Ordering::Relaxed));
+        let limits = GroupLimits { memory: request.memory, cpu_millis: request.cpu_millis, pids: request.pids };
+        let group = if self.cgroups.limits() {
+            let (driver, name) = (self.clone(), name.clone());
+            let made = tokio::task::spawn_blocking(move || {
+                let group = driver.cgroups.create(&name, limits)?;
+                match group.doors() {
+                    Ok(doors) => Ok((group, doors)),
+                    Err(error) => {
+                        group.remove();
+                        Err(SandboxError::io("open a control group")(error))
+                    }
+                }
+            });
+            Some(made.await.map_err(|e| SandboxError::Failed(e.to_string()))??)
+        } else if self.config.without.cgroup {
+            None
+        } else {
+            return Err(SandboxError::Failed("this machine has no control groups for memory and processes".into()));
+        };
+        let (group, doors) = group.map_or((None, Vec::new()), |(group, doors)| (Some(group), doors));
+        let made = Outside::pipes(name, group, doors);
+        if let Err(Some(group)) = made.as_ref().map_err(|(group, _)| group) {
+            group.remove();
+        }
+        made.map_err(|(_, error)| error)
+    }
+
+    fn box_spec(&self, request: &BoxRequest, uid: u32, name: &str, nested: bool, cookie: Option<String>) -> BoxSpec {
+        BoxSpec {
+            uid,
+            hostname: format!("offshoot-{name}"),
+            network: if request.host_network { "host" } else { "none" },
+            code: request.code.clone(),
+            tmp_bytes: request.tmp,
+            tmp_inodes: (request.tmp >> 12).clamp(1024, 1 << 20),
+            nofile: request.nofile,
+            nproc: u64::from(request.pids),
+            core: 0,
+            userns: !self.config.without.userns,
+            landlock: !self.config.without.landlock,
+            nested,
+            may_snapshot: request.snapshot && !nested,
+            rootless: self.config.rootless,
+            cookie,
+        }
+    }
+
+    fn spawn_header(&self, id: u64, program: &Program, r#box: Option<&BoxSpec>) -> Vec<u8> {
+        let env: Vec<String> = program.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        json(&serde_json::json!({
+            "t": "spawn", "id": id, "argv": program.argv, "env": env,
+            "root": {"binds": program.binds, "code_dir": self.config.code_dir},
+            "box": r#box,
+        }))
+    }
+}
+
+fn clone_header(id: u64, spec: &BoxSpec) -> Vec<u8> {
+    json(&serde_json::json!({"t": "clone", "id": id, "box": spec}))
+}
+
+fn json(value: &serde_json::Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+fn random_cookie() -> Result<String, SandboxError> {
+    let mut bytes = [0u8; 24];
+    getrandom::fill(&mut bytes).map_err(|e| SandboxError::Failed(format!("random bytes: {e}")))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// The `BOX` of docs/design/002-channel.md.
+#[derive(Debug, Serialize)]
+struct BoxSpec {
+    uid: u32,
+    hostname: String,
+    network: &'static str,
+    code: String,
+    tmp_bytes: u64,
+    tmp_inodes: u64,
+    nofile: u64,
+    nproc: u64,
+    core: u64,
+    userns: bool,
+    landlock: bool,
+    nested: bool,
+    may_snapshot: bool,
+    rootless: bool,
+    cookie: Option<String>,
+}
+
+/// What a box needs from outside.
+struct Outside {
+    name: String,
+    group: Option<Group>,
+    doors: Vec<OwnedFd>,
+    ours: UnixStream,
+    theirs: OwnedFd,
+    stdout_out: pipe::Receiver,
+    stdout_in: OwnedFd,
+    stderr_out: pipe::Receiver,
+    stderr_in: OwnedFd,
+}
+
+impl Outside {
+    #[allow(clippy::result_large_err)]
+    fn pipes(name: String, group: Option<Group>, doors: Vec<OwnedFd>) -> Result<Self, (Option<Group>, SandboxError)> {
+        let made = (|| {
+            let (ours, theirs) = socket_pair()?;
+            let (stdout_out, stdout_in) = log_pipe()?;
+            let (stderr_out, stderr_in) = log_pipe()?;
+            Ok((ours, theirs, stdout_out, stdout_in, stderr_out, stderr_in))
+        })();
+        match made {
+            Ok((ours, theirs, stdout_out, stdout_in, stderr_out, stderr_in)) => {
+                Ok(Outside { name, group, doors, ours, theirs, stdout_out, stdout_in, stderr_out, stderr_in })
+            }
+            Err(error) => Err((group, error)),
+        }
+    }
+
+    /// Takes back what was made for a box that never came to be.
+    fn abandon(self) {
+        if let Some(group) = self.group {
+            tokio::task::spawn_blocking(move || remove_group(&group));
+        }
+    }
+}
+
+fn socket_pair() -> Result<(UnixStream, OwnedFd), SandboxError> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|e| SandboxError::io("make a socket pair")(e.into()))?;
+    let ours = std::os::unix::net::UnixStream::from(ours);
+    ours.set_nonblocking(true).map_err(SandboxError::io("make a socket non-blocking"))?;
+    Ok((UnixStream::from_std(ours).map_err(SandboxError::io("watch a socket"))?, theirs))
+}
+
+fn log_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| SandboxError::io("make a pipe")(e.into()))?;
+    Ok((pipe::Receiver::from_owned_fd(read).map_err(SandboxError::io("watch a pipe"))?, write))
+}
+
+fn start_nursery(config: &DriverConfig) -> Result<Control, SandboxError> {
+    let (ours, theirs) = socket_pair()?;
+    std::process::Command::new(&config.nursery)
+        .arg("__nursery")
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(SandboxError::io("start the nursery"))
+        .map(reap_in_background)?;
+    Ok(Control::new("nursery", ours))
+}
+
+/// The nursery is our child: when it ends, somebody has to take note, or it stays a zombie.
+fn reap_in_background(mut child: std::process::Child) {
+    std::thread::spawn(move || child.wait());
+}
+
+/// How long a group's directory may resist removal after its last process was seen to end.
+const REMOVAL_TRIES: u32 = 400;
+
+fn remove_group(group: &Group) {
+    for turn in 0..REMOVAL_TRIES {
+        if group.remove() {
+            return;
+        }
+        if turn % 40 == 39 {
+            group.kill();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    tracing::warn!("a control group stays behind: processes in it do not die");
+}
+
+impl Template {
+    /// What the template says of itself.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.control.state()
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        self.control.close();
+        self.process.kill();
+    }
+}
+
+impl Sandbox {
+    /// Turns a box whose worker has loaded its function for a snapshot into a template. `None` when it was not made for it.
+    pub fn into_template(self) -> Option<Template> {
+        let family = self.family?;
+        let control = Control::new("function template", self.channel.into_stream()?);
+        Some(Template { control, process: self.process, family: Some(family) })
+    }
+}
+
+impl Process {
+    fn supervise(started: Started, group: Option<Group>, uid: Option<Arc<Uid>>) -> Arc<Self> {
+        let (tell, ended) = watch::channel(None);
+        let peak = Mutex::new(group.as_ref().and_then(Group::peak_file));
+        let pidfd = started.pidfd;
+        let process = Arc::new(Process { pidfd, group, frozen: AtomicBool::new(false), peak, ended });
+        tokio::spawn(process.clone().watch_end(started.exit, tell, uid));
+        process
+    }
+
+    /// Waits for the end, tells everyone, then removes the group and gives the user id back.
+    async fn watch_end(
+        self: Arc<Self>,
+        exit: tokio::sync::oneshot::Receiver<i32>,
+        tell: watch::Sender<Option<End>>,
+        uid: Option<Arc<Uid>>,
+    ) {
+        // The descriptor is owned by `self`, which this task holds, so it outlives its registration: what the newer,
+        // unsafe constructor asks its caller to promise.
+        #[allow(deprecated)]
+        let watched = AsyncFd::with_interest(self.pidfd.as_fd(), tokio::io::Interest::READABLE);
+        if let Ok(watched) = watched {
+            watched.readable().await.map(|_| ()).ok();
+        }
+        // The parent reaps it within microseconds; when the parent itself is dead, nobody will say.
+        let status = tokio::time::timeout(Duration::from_millis(200), exit).await.ok().and_then(Result::ok);
+        let out_of_memory = self.group.as_ref().is_some_and(|group| group.oom_kills() > 0);
+        let exit = match status {
+            None => Exit::Unknown,
+            Some(w) if w & 0x7f == 0 => Exit::Code((w >> 8) & 0xff),
+            Some(w) => Exit::Signal(w & 0x7f),
+        };
+        tell.send_replace(Some(End { exit, out_of_memory }));
+        if self.group.is_some() {
+            let process = self.clone();
+            tokio::task::spawn_blocking(move || process.group.as_ref().map(remove_group)).await.ok();
+        }
+        drop(uid);
+    }
+
+    /// Its end, once it has come.
+    pub fn ended(&self) -> watch::Receiver<Option<End>> {
+        self.ended.clone()
+    }
+
+    /// Ends it and everything in its process-id namespace, now.
+    pub fn kill(&self) {
+        if self.frozen.swap(false, Ordering::AcqRel)
+            && let Some(group) = &self.group
+        {
+            group.thaw();
+        }
+        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
+    }
+
+    /// Stops it where it stands, at no cost of CPU. `false` when this machine cannot.
+    pub fn freeze(&self) -> bool {
+        let done = self.group.as_ref().is_some_and(Group::freeze);
+        self.frozen.store(done, Ordering::Release);
+        done
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        if self.frozen.swap(false, Ordering::AcqRel)
+            && let Some(group) = &self.group
+        {
+            group.thaw();
+        }
+    }
+
+    /// Puts the CPU limit in force: initialisation runs without one, as on AWS Lambda.
+    pub fn settle(&self, cpu_millis: u64) {
+        if let Some(group) = &self.group
+            && let Err(error) = group.set_cpu(cpu_millis, 0)
+        {
+            tracing::warn!(%error, "a CPU limit could not be set");
+        }
+    }
+
+    /// Highest memory use so far, in bytes; 0 when this machine cannot tell.
+    pub fn peak_memory(&self) -> u64 {
+        let peak = self.peak.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = peak.as_ref() else { return 0 };
+        let mut text = [0u8; 32];
+        let read = rustix::io::pread(file, &mut text, 0).unwrap_or(0);
+        std::str::from_utf8(&text[..read]).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Memory in use now, in bytes; 0 when this machine cannot tell.
+    pub fn memory_used(&self) -> u64 {
+        self.group.as_ref().and_then(Group::memory_used).unwrap_or(0)
+    }
+
+    /// How often the kernel has killed something in its group for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        self.group.as_ref().map_or(0, Group::oom_kills)
+    }
+
+    /// Its process id on this machine, for people and benchmarks; `None` once it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        use std::os::fd::AsRawFd;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd())).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+    }
+}
+
+/// Waits until a language template is ready, for at most `limit`.
+pub async fn ready(template: &Template, limit: Duration) -> Result<String, SandboxError> {
+    let mut state = template.state();
+    let wait = state.wait_for(|s| *s != control::State::Starting);
+    match tokio::time::timeout(limit, wait).await {
+        Ok(Ok(state)) => match &*state {
+            control::State::Ready { version } => Ok(version.clone()),
+            _ => Err(SandboxError::Gone("template")),
+        },
+        Ok(Err(_)) => Err(SandboxError::Gone("template")),
+        Err(_) => Err(SandboxError::Failed(format!("a template was not ready after {} s", limit.as_secs()))),
+    }
+}
+

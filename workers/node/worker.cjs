@@ -1,0 +1,1012 @@
+'use strict';
+
+// The Node.js worker: the program that runs one function inside a box and answers the server's invocations on fd 3
+// (docs/design/002-channel.md). It runs unchanged on Node 18 and newer, in two modes:
+//
+//   node --single-threaded --v8-pool-size=0 worker.cjs template <libjail.so>   warm up, then fork a worker per request
+//   node worker.cjs boot [<libjail.so>]                                        be the worker
+//
+// It never chooses a box, enforces a deadline, retries, or limits a body: that is the server's part. It never opens a
+// socket or file that a clone would share, and it never lets a function's failure look like its own.
+
+const fs = require('fs');
+const net = require('net');
+const path = require('path');
+const url = require('url');
+const { createRequire, Module } = require('module');
+const { isNativeError, isAnyArrayBuffer } = require('util').types;
+
+const MAJOR = Number(process.versions.node.split('.')[0]);
+const MISSING_LIBRARY = 78; // EX_CONFIG: tells the server to boot workers instead of cloning them
+
+// What this process is at the moment. One object, so that a reader sees all the state there is.
+const self = {
+  stage: 'start', // start → template | loading → serving
+  jail: null, // the native library, when there is one
+  cloned: false, // a fork of a template: must leave by _exit
+  load: null, // the `load` frame; `resume` renews its env, seed and function
+  handler: null,
+  call: null, // callEvent or callRequest
+  solo: true, // one invocation at a time
+  watching: false, // the channel does not keep the loop alive: see "drained"
+  active: new Map(), // id → Invocation
+};
+
+// ---------------------------------------------------------------------------------------------------------- connect
+
+const CHANNEL = 3;
+const HEADER_LIMIT = 1 << 20;
+const EMPTY = Buffer.alloc(0);
+
+// One buffer to read into and one to write from, both for the life of the process. They are not zeroed on purpose:
+// pages that no message has touched cost a clone nothing.
+const inbox = Buffer.allocUnsafeSlow(256 * 1024);
+const outbox = Buffer.allocUnsafeSlow(64 * 1024);
+
+let channel = null; // the libuv side of fd 3; never opened in a template, whose fd 3 belongs to the native library
+let stash = null; // the start of a frame whose header has not fully arrived
+let filling = null; // { header, body, have }: a frame whose body has not fully arrived
+
+// The first frame of every process is read without the event loop: it is faster, and in a process that becomes a
+// template nothing of libuv may ever touch fd 3.
+function readFrame() {
+  const lengths = readExactly(8);
+  const headerLength = lengths.readUInt32LE(0);
+  if (headerLength > HEADER_LIMIT) violation('a header of ' + headerLength + ' bytes');
+  const header = parseHeader(readExactly(headerLength), 0, headerLength);
+  readExactly(lengths.readUInt32LE(4));
+  return header;
+}
+
+function readExactly(length) {
+  const buffer = Buffer.allocUnsafeSlow(length);
+  for (let have = 0; have < length; ) {
+    const got = patiently(() => fs.readSync(CHANNEL, buffer, have, length - have, null));
+    if (got === 0) leave(0);
+    have += got;
+  }
+  return buffer;
+}
+
+// Runs one system call on fd 3 to its end, whether or not the descriptor blocks.
+function patiently(call) {
+  for (;;) {
+    try {
+      return call();
+    } catch (error) {
+      if (error.code !== 'EAGAIN') leave(0); // the server is gone: nobody is left to tell
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    }
+  }
+}
+
+function openChannel() {
+  channel = new net.Socket({
+    fd: CHANNEL,
+    readable: true,
+    writable: true,
+    onread: { buffer: inbox, callback: (length) => { received(length); return true; } },
+  });
+  const gone = () => leave(0);
+  channel.on('end', gone).on('error', gone).on('close', gone);
+}
+
+// Takes `length` new bytes in `inbox` apart into frames. The common case, one whole frame, copies nothing.
+function received(length) {
+  let source = inbox;
+  let at = 0;
+  if (filling !== null) {
+    at = fill(source, 0, length);
+    if (filling !== null) return;
+  }
+  let end = length;
+  if (stash !== null) {
+    source = Buffer.concat([stash, inbox.subarray(0, length)]);
+    end = source.length;
+    stash = null;
+  }
+  while (at < end) {
+    if (end - at < 8) return keep(source, at, end);
+    const headerLength = source.readUInt32LE(at);
+    const bodyLength = source.readUInt32LE(at + 4);
+    const bodyAt = at + 8 + headerLength;
+    if (headerLength > HEADER_LIMIT) violation('a header of ' + headerLength + ' bytes');
+    if (bodyAt > end) return keep(source, at, end);
+    const header = parseHeader(source, at + 8, bodyAt);
+    at = bodyAt + bodyLength;
+    if (at <= end) {
+      accept(header, source, bodyAt, at);
+    } else {
+      filling = { header, body: Buffer.allocUnsafeSlow(bodyLength), have: 0 };
+      fill(source, bodyAt, end);
+      return;
+    }
+  }
+}
+
+function keep(source, from, to) {
+  stash = Buffer.from(source.subarray(from, to));
+}
+
+function fill(source, from, to) {
+  const frame = filling;
+  const taken = source.copy(frame.body, frame.have, from, to);
+  frame.have += taken;
+  if (frame.have === frame.body.length) {
+    filling = null;
+    accept(frame.header, frame.body, 0, frame.have);
+  }
+  return from + taken;
+}
+
+function parseHeader(source, from, to) {
+  try {
+    return JSON.parse(source.toString('utf8', from, to));
+  } catch {
+    violation('a header that is not JSON');
+  }
+}
+
+// Sends one frame with one system call when the socket takes it whole; what it does not take goes through libuv.
+function send(head, body) {
+  if (typeof body === 'string') {
+    if ((head.length + body.length) * 3 + 8 <= outbox.length) {
+      const headLength = outbox.write(head, 8);
+      const bodyLength = outbox.write(body, 8 + headLength);
+      outbox.writeUInt32LE(headLength, 0);
+      outbox.writeUInt32LE(bodyLength, 4);
+      return put(outbox, 8 + headLength + bodyLength, null);
+    }
+    body = Buffer.from(body);
+  }
+  const start = Buffer.allocUnsafe(8 + Buffer.byteLength(head));
+  start.writeUInt32LE(start.length - 8, 0);
+  start.writeUInt32LE(body.length, 4);
+  start.write(head, 8);
+  put(start, start.length, body);
+}
+
+let put = function putChannel(start, length, body) {
+  let sent = 0;
+  if (channel === null || channel.writableLength === 0) {
+    try {
+      sent = body === null ? fs.writeSync(CHANNEL, start, 0, length) : fs.writevSync(CHANNEL, [start, body]);
+    } catch (error) {
+      if (error.code !== 'EAGAIN') leave(0);
+    }
+  }
+  const total = body === null ? length : length + body.length;
+  if (sent === total) return;
+  if (channel === null) return putRest(start.subarray(0, length), body, sent);
+  // Copies, because both buffers may change before libuv gets to send them.
+  if (sent < length) channel.write(Buffer.from(start.subarray(sent, length)));
+  if (body !== null) channel.write(Buffer.from(body.subarray(Math.max(0, sent - length))));
+};
+
+function putRest(start, body, sent) {
+  const rest = (body === null ? start : Buffer.concat([start, body])).subarray(sent);
+  for (let done = 0; done < rest.length; ) {
+    done += patiently(() => fs.writeSync(CHANNEL, rest, done, rest.length - done));
+  }
+}
+
+function violation(what) {
+  log('the server sent ' + what + ' on the channel');
+  leave(1);
+}
+
+// Ends the process without running exit handlers; a clone's would wait for threads that exist only in its template.
+function leave(code) {
+  process.reallyExit(code);
+  throw new Error('the process is ending'); // not reached: says so to the reader and to callers that need a value
+}
+
+// ------------------------------------------------------------------------------------------------------------- load
+
+class Fault extends Error {
+  constructor(type, message, cause) {
+    super(message);
+    this.name = type;
+    // Its own frames would be the worker's and Node's: only those of the code that caused it say anything.
+    this.stack = typeof cause?.stack === 'string' ? cause.stack : `${type}: ${message}`;
+  }
+}
+
+function setEnvironment(env) {
+  for (const name of Object.keys(process.env)) if (!(name in env)) delete process.env[name];
+  for (const name in env) if (process.env[name] !== env[name]) process.env[name] = env[name];
+  // NODE_PATH (layers) was read when the process started, which for a clone was before it had this environment.
+  if (Module._initPaths) Module._initPaths();
+}
+
+async function loadFunction(frame) {
+  const root = process.env.LAMBDA_TASK_ROOT || '/var/task';
+  const { directory, name, exported } = splitHandler(frame.handler);
+  let found;
+  try {
+    found = await importFile(findFile(root, directory, name));
+  } catch (error) {
+    throw asLoadFault(error);
+  }
+  const handler = pick(found, exported) ?? pick(found?.default, exported);
+  if (handler === undefined) throw new Fault('Runtime.HandlerNotFound', `${frame.handler} is undefined or not exported`);
+  if (typeof handler !== 'function') throw new Fault('Runtime.HandlerNotFound', `${frame.handler} is not a function`);
+  if (MAJOR >= 24 && frame.convention === 'event' && handler.length >= 3 && !handler[STREAMING]) {
+    throw new Fault('Runtime.CallbackHandlerDeprecated', CALLBACKS_ARE_GONE);
+  }
+  return handler;
+}
+
+const CALLBACKS_ARE_GONE =
+  'ERROR: AWS Lambda has removed support for callback-based function handlers starting with Node.js 24. You need to ' +
+  'modify this function to use a supported handler signature to use Node.js 24 or later. For more information see ' +
+  'https://docs.aws.amazon.com/lambda/latest/dg/nodejs-handler.html.';
+
+// `dir/file.export.nested`: the file ends at the first dot of the last segment, as on AWS.
+function splitHandler(text) {
+  if (text.includes('..')) {
+    throw new Fault('Runtime.MalformedHandlerName',
+      `'${text}' is not a valid handler name. Use absolute paths when specifying root directories in handler names.`);
+  }
+  const base = path.basename(text);
+  const dot = base.indexOf('.');
+  if (dot < 0) throw new Fault('Runtime.MalformedHandlerName', 'Bad handler');
+  return {
+    directory: text.slice(0, text.length - base.length),
+    name: base.slice(0, dot),
+    exported: base.slice(dot + 1),
+  };
+}
+
+function findFile(root, directory, name) {
+  const base = path.resolve(root, directory, name);
+  for (const extension of ['.js', '.mjs', '.cjs']) if (fs.existsSync(base + extension)) return base + extension;
+  for (const extension of ['.ts', '.mts', '.cts']) {
+    if (!fs.existsSync(base + extension)) continue;
+    if (process.features.typescript) return base + extension;
+    throw new Fault('Runtime.ImportModuleError', `Error: ${name}${extension} is TypeScript, which Node.js ` +
+      `${process.versions.node} cannot run: compile it to JavaScript before deploying it`);
+  }
+  try {
+    const paths = [root, path.join(root, directory)];
+    return createRequire(path.join(root, 'index.js')).resolve(directory ? './' + name : name, { paths });
+  } catch {
+    throw new Fault('Runtime.ImportModuleError', `Error: Cannot find module '${name}'\n` +
+      `Looked for ${name}.js, ${name}.mjs and ${name}.cjs in ${path.dirname(base)}`);
+  }
+}
+
+// CommonJS is loaded with `require`, which is synchronous and starts no threads; the rest with `import()`.
+async function importFile(file) {
+  const asModule = () => import(url.pathToFileURL(file).href);
+  const extension = path.extname(file);
+  if (extension === '.mjs' || extension === '.mts') return asModule();
+  if ((extension === '.js' || extension === '.ts') && packageType(file) === 'module') return asModule();
+  try {
+    return createRequire(file)(file);
+  } catch (error) {
+    if (error?.code === 'ERR_REQUIRE_ASYNC_MODULE') return asModule(); // a module by its syntax, with top-level await
+    throw error;
+  }
+}
+
+function packageType(file) {
+  for (let at = path.dirname(file); ; at = path.dirname(at)) {
+    try {
+      return JSON.parse(fs.readFileSync(path.join(at, 'package.json'), 'utf8')).type;
+    } catch (error) {
+      if (error.code !== 'ENOENT' || at === path.dirname(at)) return undefined;
+    }
+  }
+}
+
+function pick(found, names) {
+  for (const name of names.split('.')) {
+    if (found === null || (typeof found !== 'object' && typeof found !== 'function')) return undefined;
+    found = found[name];
+  }
+  return found;
+}
+
+function asLoadFault(error) {
+  if (error instanceof Fault) return error;
+  if (error instanceof SyntaxError) return new Fault('Runtime.UserCodeSyntaxError', String(error), error);
+  if (isNativeError(error) && (error.code === 'MODULE_NOT_FOUND' || error.code === 'ERR_MODULE_NOT_FOUND')) {
+    return new Fault('Runtime.ImportModuleError', String(error), error);
+  }
+  return error;
+}
+
+// ------------------------------------------------------------------------------------------------------------ ready
+
+// Hooks for functions that are snapshotted: `offshoot.registerBeforeSnapshot(fn)`, `offshoot.registerAfterRestore(fn)`.
+// AWS has none for Node.js; the names follow its Python ones.
+const hooks = { before: [], after: [] };
+Object.defineProperty(globalThis, 'offshoot', {
+  configurable: true,
+  writable: true,
+  enumerable: false,
+  value: {
+    registerBeforeSnapshot: (hook) => { hooks.before.push(mustBeFunction(hook)); },
+    registerAfterRestore: (hook) => { hooks.after.push(mustBeFunction(hook)); },
+  },
+});
+
+function mustBeFunction(hook) {
+  if (typeof hook !== 'function') throw new TypeError('a snapshot hook must be a function');
+  return hook;
+}
+
+async function runHooks(list, faultType) {
+  for (const hook of list) {
+    try {
+      await hook();
+    } catch (error) {
+      const shape = describe(error);
+      throw new Fault(faultType, shape.errorType + ': ' + shape.errorMessage, error);
+    }
+  }
+}
+
+function sayReady(startedAt, extra) {
+  const took = Math.round((performance.now() - startedAt) * 1000);
+  send(`{"t":"ready","init_us":${took},"version":"${process.versions.node}"${extra}}`, '');
+}
+
+// V8 seeds Math.random once per context, so clones of one template would all draw the same numbers. Where clones may
+// be made, Math.random is this generator (sfc32) from before any function is loaded, so that references to it that a
+// function keeps are renewed too. A `vm` context has its own Math.random, which this cannot reach.
+let reseedRandom = null;
+function replaceRandom() {
+  if (reseedRandom !== null) return;
+  let a = 0, b = 0, c = 0, d = 1;
+  const next = () => {
+    const t = (((a + b) | 0) + d) | 0;
+    d = (d + 1) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = ((c << 21) | (c >>> 11)) + t | 0;
+    return t;
+  };
+  Math.random = function random() {
+    return ((next() >>> 5) * 67108864 + (next() >>> 6)) / 9007199254740992;
+  };
+  reseedRandom = (bytes) => {
+    [a, b, c, d] = [bytes.readInt32LE(0), bytes.readInt32LE(4), bytes.readInt32LE(8), bytes.readInt32LE(12) | 1];
+    for (let i = 0; i < 15; i++) next();
+  };
+  reseedRandom(require('crypto').randomBytes(16));
+}
+
+// Everything in which a fork would repeat its siblings: random numbers, identifiers, names and clocks of this process.
+function renew(frame) {
+  const crypto = require('crypto');
+  const seed = Buffer.from(frame.seed, 'hex');
+  if (seed.length !== 32) violation('a seed that is not 32 bytes');
+  self.jail.reseed(seed); // OpenSSL notices a fork by the pid, which in a PID namespace is often the same
+  reseedRandom(crypto.createHash('sha256').update('Math.random').update(seed).update(crypto.randomBytes(16)).digest());
+  const pid = Number(fs.readlinkSync('/proc/self'));
+  Object.defineProperty(process, 'pid', { value: pid, writable: false, enumerable: true, configurable: true });
+  const bornAt = performance.now();
+  process.uptime = () => (performance.now() - bornAt) / 1000;
+  process.title = frame.function?.name ? 'node ' + frame.function.name : 'node';
+}
+
+// Node keeps 128 UUIDs and 1024 random integers in store. A function that used them while loading leaves the rest of
+// the store to all its clones; drawing as many as there can be makes Node fill it anew from the renewed generator.
+function drainCrypto() {
+  const { randomUUID, randomInt } = require('crypto');
+  for (let i = 0; i < 128; i++) randomUUID();
+  for (let i = 0; i < 1024; i++) randomInt(2);
+}
+
+// Becomes a template and returns only in its clones. Called from setImmediate: forking inside a poll callback would
+// leave the child in the middle of its parent's list of ready descriptors.
+function forkClones() {
+  self.stage = 'template';
+  self.jail.waitAndFork();
+  self.cloned = true;
+  process.reallyExit = (code) => self.jail.exit(Number(code) || 0);
+  self.stage = 'loading';
+}
+
+// ------------------------------------------------------------------------------------------------------------- loop
+
+class Invocation {
+  constructor(id) {
+    this.id = id;
+    this.done = false;
+    this.parked = undefined; // { result }: called back, waiting for the event loop to drain
+    this.context = null;
+  }
+}
+
+function accept(header, source, from, to) {
+  if (header.t !== 'invoke') violation('an unexpected frame "' + header.t + '"');
+  const invocation = new Invocation(header.id);
+  self.active.set(header.id, invocation);
+  self.call(invocation, header, source, from, to);
+  // While a single invocation is under way the channel does not keep the event loop alive, so Node itself says when
+  // nothing is left that could still answer it ("beforeExit").
+  if (!invocation.done && self.solo) {
+    self.watching = true;
+    if (channel !== null) channel.unref();
+  }
+}
+
+// Marks an invocation as answered; false when it already was.
+function close(invocation) {
+  if (invocation.done) return false;
+  invocation.done = true;
+  self.active.delete(invocation.id);
+  if (self.watching) {
+    self.watching = false;
+    if (channel !== null) channel.ref();
+  }
+  return true;
+}
+
+// The event loop ran empty. What AWS does: answer what was called back, or `null` where nothing ever will be.
+function drained() {
+  if (self.stage === 'loading') {
+    return failLoading(new Fault('Runtime.InitError', 'the function waits, while loading, for something that cannot happen'));
+  }
+  for (const invocation of [...self.active.values()]) {
+    if (invocation.parked !== undefined) succeedEvent(invocation, invocation.parked.result);
+    else if (self.load.convention === 'event' && MAJOR < 24) succeedEvent(invocation, null);
+    else fail(invocation, new Fault('Runtime.NeverSettled', 'the handler waits for something that cannot happen'));
+  }
+}
+
+function isThenable(value) {
+  return value !== null && typeof value === 'object' && typeof value.then === 'function';
+}
+
+// ---- the event convention: handler(event, context, callback)
+
+function callEvent(invocation, header, source, from, to) {
+  if (self.solo) setTrace(header.trace);
+  let result;
+  try {
+    const event = from === to ? {} : parseEvent(source.toString('utf8', from, to));
+    const context = eventContext(invocation, header);
+    if (self.handler[STREAMING]) return callStreaming(invocation, event, context);
+    result = MAJOR < 24
+      ? self.handler(event, context, (error, value) => calledBack(invocation, error, value))
+      : self.handler(event, context);
+  } catch (error) {
+    return fail(invocation, error);
+  }
+  if (isThenable(result)) {
+    result.then((value) => finishEvent(invocation, null, value), (error) => finishEvent(invocation, error ?? 'handled'));
+  } else if (result !== undefined || MAJOR >= 24) {
+    // Before Node 24 AWS ignores what a plain function returns and answers null; here it is the answer, as on 24,
+    // unless the function takes the callback.
+    if (self.handler.length < 3 || MAJOR >= 24) succeedEvent(invocation, result);
+  }
+}
+
+function parseEvent(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Fault('Runtime.UnmarshalError', 'Unable to parse the event: ' + error.message);
+  }
+}
+
+function setTrace(trace) {
+  if (trace === undefined || trace === null) {
+    if (self.traced) delete process.env._X_AMZN_TRACE_ID;
+    self.traced = false;
+  } else {
+    process.env._X_AMZN_TRACE_ID = trace;
+    self.traced = true;
+  }
+}
+
+function eventContext(invocation, header) {
+  const about = self.load.function;
+  const deadline = header.deadline_ms;
+  const context = {
+    callbackWaitsForEmptyEventLoop: true,
+    functionVersion: about.version,
+    functionName: about.name,
+    memoryLimitInMB: about.memory,
+    logGroupName: about.log_group,
+    logStreamName: about.log_stream,
+    clientContext: asObject(header.client_context),
+    identity: asObject(header.identity),
+    invokedFunctionArn: header.arn ?? about.arn,
+    awsRequestId: invocation.id,
+    getRemainingTimeInMillis: () => Math.max(0, deadline - Date.now()),
+    succeed: (value) => finishEvent(invocation, null, value),
+    fail: (error) => finishEvent(invocation, error ?? 'handled', null),
+    done: (error, value) => finishEvent(invocation, error, value),
+  };
+  if (MAJOR >= 24) { // AWS removed the callback style there, and these with it
+    for (const name of ['callbackWaitsForEmptyEventLoop', 'succeed', 'fail', 'done']) delete context[name];
+  }
+  invocation.context = context;
+  return context;
+}
+
+function asObject(value) {
+  if (typeof value !== 'string') return value ?? undefined;
+  try {
+    return JSON.parse(value);
+  } catch {
+    return undefined;
+  }
+}
+
+// Only the first call counts; the answer waits for an empty event loop unless the function said otherwise. With
+// several invocations at once the loop is never empty because of one of them, so there it does not wait.
+function calledBack(invocation, error, value) {
+  if (invocation.parked !== undefined || invocation.done) return;
+  if ((error !== undefined && error !== null) || !self.solo || !invocation.context.callbackWaitsForEmptyEventLoop) {
+    return finishEvent(invocation, error, value);
+  }
+  invocation.parked = { result: value };
+}
+
+function finishEvent(invocation, error, value) {
+  if (invocation.parked !== undefined) return; // it called back first
+  if (error !== undefined && error !== null) fail(invocation, error);
+  else succeedEvent(invocation, value);
+}
+
+function succeedEvent(invocation, value) {
+  if (invocation.done) return;
+  let text;
+  try {
+    text = JSON.stringify(value) ?? 'null';
+  } catch (error) {
+    return unserialisable(invocation, 'Unable to stringify response body: ' + messageOf(error));
+  }
+  if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + '}', text);
+}
+
+// ---- streamed answers (`awslambda.streamifyResponse`): collected, and sent as one, as AWS does for buffered callers
+
+const STREAMING = Symbol.for('aws.lambda.runtime.handler.streaming');
+globalThis.awslambda = {
+  streamifyResponse: (handler) => { handler[STREAMING] = 'response'; return handler; },
+  HttpResponseStream: {
+    from: (stream, prelude) => {
+      stream.write(JSON.stringify(prelude));
+      stream.write(Buffer.alloc(8));
+      return stream;
+    },
+  },
+};
+
+function callStreaming(invocation, event, context) {
+  const { Writable } = require('stream');
+  const chunks = [];
+  const stream = new Writable({
+    write(chunk, _encoding, done) { chunks.push(chunk); done(); },
+  });
+  stream.setContentType = () => {};
+  const ended = new Promise((resolve, reject) => stream.on('finish', resolve).on('error', reject));
+  ended.catch(() => {});
+  Promise.resolve(self.handler(event, stream, context)).then(() => ended).then(
+    () => { if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + '}', Buffer.concat(chunks)); },
+    (error) => fail(invocation, error));
+}
+
+// ---- the request convention: handler(request) → { statusCode?, headers?, body? } | anything
+
+// HTTP calls it `content-type`; Glambdar's functions read `Content-Type`. The names of a request are kept as the
+// latter, and objects of headers share one prototype that finds every other spelling. It costs nothing until used.
+const canonicalNames = new Map();
+function canonical(name) {
+  let found = canonicalNames.get(name);
+  if (found === undefined) {
+    found = name.toLowerCase().replace(/(^|-)[a-z]/g, (letters) => letters.toUpperCase());
+    if (canonicalNames.size < 1000) canonicalNames.set(name, found);
+  }
+  return found;
+}
+
+const anySpelling = new Proxy({}, {
+  get(target, name, headers) {
+    if (typeof name === 'string') {
+      const wanted = canonical(name);
+      if (wanted !== name && Object.prototype.hasOwnProperty.call(headers, wanted)) return headers[wanted];
+    }
+    return Reflect.get(target, name, headers);
+  },
+});
+
+function requestHeaders(pairs) {
+  const headers = {};
+  for (let i = 0; i < pairs.length; i++) {
+    const name = canonical(pairs[i][0]);
+    const earlier = headers[name];
+    headers[name] = earlier === undefined ? pairs[i][1] : earlier + ',' + pairs[i][1];
+  }
+  return Object.setPrototypeOf(headers, anySpelling);
+}
+
+class Request {
+  constructor(header, bytes) {
+    const http = header.http;
+    this.method = http ? http.method : 'POST';
+    this.path = http ? http.path : '/';
+    this.query = http ? http.query ?? '' : '';
+    this.headers = requestHeaders(http ? http.headers : []);
+    this.body = bytes.toString('utf8');
+    this.rawBody = bytes;
+    this.id = header.id;
+  }
+
+  async text() { return this.body; }
+
+  async bytes() { return this.rawBody; }
+
+  async json() {
+    try {
+      return JSON.parse(this.body);
+    } catch {
+      throw new Error('invalid JSON body');
+    }
+  }
+}
+
+function callRequest(invocation, header, source, from, to) {
+  let result;
+  try {
+    // A body that came alone in its buffer is the function's to keep; one inside the inbox is copied out of it.
+    const bytes = from === to ? EMPTY : source === inbox ? Buffer.from(source.subarray(from, to)) : source.subarray(from, to);
+    result = self.handler(new Request(header, bytes));
+  } catch (error) {
+    return fail(invocation, error);
+  }
+  if (isThenable(result)) {
+    result.then((value) => succeedRequest(invocation, value), (error) => fail(invocation, error));
+  } else {
+    succeedRequest(invocation, result);
+  }
+}
+
+function succeedRequest(invocation, value) {
+  if (invocation.done) return;
+  let answer;
+  try {
+    answer = isAnswer(value) ? fromAnswer(value) : fromAnswer({ body: value ?? null });
+  } catch (error) {
+    return unserialisable(invocation, messageOf(error));
+  }
+  if (close(invocation)) {
+    send('{"t":"reply","id":' + JSON.stringify(invocation.id) + ',"http":{"status":' + answer.status +
+      ',"headers":[' + answer.headers + ']}}', answer.body);
+  }
+}
+
+function isAnswer(value) {
+  return value !== null && typeof value === 'object' && !Array.isArray(value) && asBytes(value) === null &&
+    ('body' in value || 'statusCode' in value || 'headers' in value);
+}
+
+function asBytes(value) {
+  if (ArrayBuffer.isView(value)) return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  return isAnyArrayBuffer(value) ? Buffer.from(value) : null;
+}
+
+// Bytes stay bytes; a string is sent as it is when the function named its type; anything else is JSON.
+function fromAnswer({ statusCode, headers, body, isBase64Encoded }) {
+  const status = statusOf(statusCode);
+  const { lines, typed } = headerLines(headers);
+  const withType = (type) => (typed ? lines : (lines && lines + ',') + '["Content-Type","' + type + '"]');
+  if (body === undefined) return { status, headers: lines, body: '' };
+  if (isBase64Encoded === true && typeof body === 'string') body = Buffer.from(body, 'base64');
+  const bytes = typeof body === 'object' ? asBytes(body) : null;
+  if (bytes !== null) return { status, headers: withType('application/octet-stream'), body: bytes };
+  if (typeof body === 'string' && typed) return { status, headers: lines, body };
+  const text = JSON.stringify(body);
+  if (text === undefined) throw new TypeError(`a body of type ${typeof body} cannot be made JSON`);
+  return { status, headers: withType('application/json'), body: text };
+}
+
+function statusOf(code) {
+  if (code === undefined || code === null || code === 0) return 200;
+  const status = Number(code);
+  if (typeof code === 'boolean' || !Number.isInteger(status) || status < 200 || status > 599) {
+    throw new RangeError(`statusCode must be a whole number from 200 to 599, not ${quote(code)}`);
+  }
+  return status;
+}
+
+const BAD_NAME = /[^!#$%&'*+\-.^_`|~0-9A-Za-z]/;
+const BAD_VALUE = /[\0-\x08\x0a-\x1f\x7f]/;
+
+// The headers as the inside of a JSON array of pairs, written by hand because this runs for every reply.
+function headerLines(headers) {
+  let lines = '';
+  let typed = false;
+  if (headers === undefined || headers === null) return { lines, typed };
+  if (typeof headers !== 'object') throw new TypeError('headers must be an object');
+  const pairs = typeof headers[Symbol.iterator] === 'function' ? headers : Object.entries(headers);
+  for (const [name, values] of pairs) {
+    if (values === undefined || values === null) continue;
+    if (typeof name !== 'string' || name === '' || BAD_NAME.test(name)) throw new TypeError(`${quote(name)} is not a header name`);
+    if (name.length === 12 && name.toLowerCase() === 'content-type') typed = true;
+    for (const value of Array.isArray(values) ? values : [values]) {
+      lines += (lines && ',') + '[' + JSON.stringify(name) + ',' + headerValue(name, value) + ']';
+    }
+  }
+  return { lines, typed };
+}
+
+function headerValue(name, value) {
+  const kind = typeof value;
+  if (kind !== 'string' && kind !== 'number' && kind !== 'boolean' && kind !== 'bigint') {
+    throw new TypeError(`the value of header ${name} must be a string, a number or an array of them`);
+  }
+  const text = String(value);
+  if (BAD_VALUE.test(text)) throw new TypeError(`the value of header ${name} has a character that headers cannot carry`);
+  return JSON.stringify(text);
+}
+
+function quote(value) {
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return typeof value;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------- fail
+
+const MESSAGE_LIMIT = 256 * 1024; // an error is for people; one that is longer would only fail to be delivered
+
+// What an error looks like to the caller. Never throws, whatever was thrown at it.
+function describe(error) {
+  try {
+    if (isNativeError(error) || error instanceof Error) {
+      const stack = typeof error.stack === 'string' ? error.stack : '';
+      return {
+        errorType: String(error.name),
+        errorMessage: String(error.message).slice(0, MESSAGE_LIMIT),
+        stack: stack.slice(0, MESSAGE_LIMIT).split('\n').filter((line) => !line.includes(__filename)),
+      };
+    }
+    return { errorType: typeof error, errorMessage: String(error).slice(0, MESSAGE_LIMIT), stack: [] };
+  } catch {
+    return { errorType: 'handled', errorMessage: 'the error that was thrown could not be read', stack: [] };
+  }
+}
+
+function messageOf(error) {
+  return describe(error).errorMessage;
+}
+
+// AWS's Node.js client calls the stack `trace`; the request convention keeps the channel's own name for it.
+function errorBody(shape) {
+  const stackName = self.load?.convention === 'request' ? 'stackTrace' : 'trace';
+  return JSON.stringify({ errorType: shape.errorType, errorMessage: shape.errorMessage, [stackName]: shape.stack });
+}
+
+function sendError(invocation, kind, shape) {
+  if (!close(invocation)) return;
+  logError('RequestId: ' + invocation.id + ' Invoke Error', shape);
+  send(`{"t":"error","id":${JSON.stringify(invocation.id)},"kind":"${kind}"}`, errorBody(shape));
+}
+
+function fail(invocation, error) {
+  sendError(invocation, 'handler', describe(error));
+}
+
+function unserialisable(invocation, message) {
+  sendError(invocation, 'unserialisable', { errorType: 'Runtime.MarshalError', errorMessage: message, stack: [] });
+}
+
+function failLoading(error) {
+  const shape = describe(error);
+  logError('Init Error', shape);
+  send('{"t":"init_error"}', errorBody(shape));
+  leave(1);
+}
+
+// An error that nobody caught: the state of the function is unknown, so what is under way fails and the process ends.
+function crash(shape, code) {
+  try {
+    if (self.stage === 'loading') {
+      logError('Init Error', shape);
+      send('{"t":"init_error"}', errorBody(shape));
+    } else {
+      if (self.active.size === 0) logError('Error outside of any invocation', shape);
+      for (const invocation of [...self.active.values()]) sendError(invocation, 'handler', shape);
+      if (channel !== null && channel.writableLength > 0) return void channel.write(EMPTY, () => leave(code));
+    }
+  } catch {
+    // Telling failed; the exit below tells it anyway.
+  }
+  leave(code);
+}
+
+function watchFailures() {
+  process.on('uncaughtException', (error, origin) => {
+    if (origin !== 'unhandledRejection') crash(describe(error), 129);
+  });
+  process.on('unhandledRejection', (reason) => {
+    const shape = describe(reason);
+    const type = isNativeError(reason) ? shape.errorType + ': ' : '';
+    crash({ ...shape, errorType: 'Runtime.UnhandledPromiseRejection', errorMessage: type + shape.errorMessage }, 128);
+  });
+  process.on('beforeExit', drained);
+}
+
+// -------------------------------------------------------------------------------------------------------------- log
+
+// Straight to the descriptor: process.stderr must not be created in a template, nor belong to this file in a worker.
+function log(text) {
+  try {
+    fs.writeSync(2, text + '\n');
+  } catch {
+    // A log that cannot be written has nowhere to be reported.
+  }
+}
+
+function logError(title, shape) {
+  const head = `${shape.errorType}: ${shape.errorMessage}`;
+  const stack = shape.stack.filter((line) => /^\s+at /.test(line)).join('\n');
+  log(`ERROR\t${title}\t${head}${stack && '\n' + stack}`);
+}
+
+// ------------------------------------------------------------------------------------------------------------ start
+
+// Adopts what a `load` or `resume` frame says about the function.
+function adopt(frame) {
+  const about = frame.function ?? {};
+  self.load = {
+    ...self.load,
+    ...frame,
+    function: { ...about, memory: String(about.memory_mib ?? '') },
+  };
+  setEnvironment(frame.env ?? {});
+  if (self.cloned) renew(frame);
+}
+
+async function work() {
+  self.stage = 'loading';
+  const frame = readFrame();
+  const startedAt = performance.now();
+  if (frame.t !== 'load') violation('"' + frame.t + '" where "load" belongs');
+  try {
+    adopt(frame);
+    const snapshot = frame.snapshot === true && self.jail !== null;
+    if (snapshot) replaceRandom();
+    self.solo = !(frame.max_concurrency > 1);
+    self.call = frame.convention === 'request' ? callRequest : callEvent;
+    self.handler = await loadFunction(frame);
+    if (snapshot) {
+      await runHooks(hooks.before.reverse(), 'Runtime.BeforeSnapshotError');
+      sayReady(startedAt, '');
+      return void setImmediate(snapshotted);
+    }
+    sayReady(startedAt, frame.snapshot === true ? ',"snapshot":false' : '');
+    serve();
+  } catch (error) {
+    failLoading(error);
+  }
+}
+
+// The rest of the life of a function template: here in the template, and from there on in each of its clones.
+async function snapshotted() {
+  tidyMemory();
+  forkClones();
+  const frame = readFrame();
+  const startedAt = performance.now();
+  if (frame.t !== 'resume') violation('"' + frame.t + '" where "resume" belongs');
+  try {
+    adopt(frame);
+    drainCrypto();
+    await runHooks(hooks.after, 'Runtime.AfterRestoreError');
+    sayReady(startedAt, '');
+    serve();
+  } catch (error) {
+    failLoading(error);
+  }
+}
+
+function serve() {
+  self.stage = 'serving';
+  openChannel();
+}
+
+// What a function most often requires. Loading it once in the template saves each clone 30 to 80 ms (fetch alone 20 to
+// 40) and costs it no memory, since the pages are shared. `crypto` is loaded, but none of its stores is filled here.
+const PRELOAD = [
+  'http', 'https', 'fs', 'fs/promises', 'path', 'crypto', 'url', 'util', 'stream', 'stream/promises', 'zlib', 'buffer',
+  'events', 'net', 'tls', 'dns', 'dns/promises', 'timers', 'timers/promises', 'async_hooks', 'string_decoder', 'os',
+  'querystring', 'child_process', 'worker_threads', 'perf_hooks', 'assert', 'readline', 'module', 'vm', 'http2',
+];
+const PRELOAD_GLOBALS = [
+  'fetch', 'Headers', 'Request', 'Response', 'FormData', 'AbortController', 'Blob', 'TextDecoder', 'ReadableStream',
+  'structuredClone', 'crypto', 'CompressionStream', 'BroadcastChannel', 'WebSocket',
+];
+
+async function template(libraryPath) {
+  self.stage = 'template';
+  self.jail = openLibrary(libraryPath);
+  if (self.jail === null) {
+    log(`the worker cannot load ${libraryPath}: ${self.libraryError}`);
+    leave(MISSING_LIBRARY);
+  }
+  self.jail.init();
+  replaceRandom();
+  for (const name of PRELOAD) require(name);
+  for (const name of PRELOAD_GLOBALS) void globalThis[name];
+  new globalThis.Headers(); // the first use is what loads undici
+  await import('data:text/javascript,export default 1'); // the machinery of ESM, without a file that it would read
+  await rehearse();
+  setImmediate(() => {
+    tidyMemory();
+    self.jail.announce(process.versions.node);
+    forkClones();
+    work();
+  });
+}
+
+// Runs the paths that every invocation takes, so that clones inherit them compiled. Nothing is sent.
+async function rehearse() {
+  const real = put;
+  put = () => {};
+  const pairs = [['host', 'h'], ['content-type', 'application/json'], ['user-agent', 'u'], ['accept', '*/*']];
+  const http = { method: 'POST', path: '/', query: 'a=b', headers: pairs };
+  for (const convention of ['event', 'request']) {
+    self.load = { convention, function: { name: 'rehearsal', version: '1', memory: '128' } };
+    self.call = convention === 'request' ? callRequest : callEvent;
+    self.handler = convention === 'request' ? async (r) => ({ statusCode: 200, headers: { 'X-A': 'b' }, body: await r.json() }) : async (event) => event;
+    for (let i = 0; i < 60; i++) {
+      const header = JSON.stringify({ t: 'invoke', id: 'rehearsal-' + i, deadline_ms: 1, arn: 'arn', http });
+      inbox.writeUInt32LE(inbox.write(header, 8), 0);
+      inbox.writeUInt32LE(inbox.write('{"a":[1,"x"]}', 8 + header.length), 4);
+      received(8 + header.length + 13);
+      await null;
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  put = real;
+  Object.assign(self, { load: null, handler: null, call: null });
+}
+
+// A full collection before forking: young objects move to pages that clones then never need to copy.
+function tidyMemory() {
+  const v8 = require('v8');
+  v8.setFlagsFromString('--expose-gc');
+  const collect = require('vm').runInNewContext('gc');
+  v8.setFlagsFromString('--no-expose-gc');
+  collect();
+  collect();
+}
+
+// The library as a module, or null where it is missing or does not belong to this Node.js.
+function openLibrary(file) {
+  try {
+    if (!file) throw new Error('no path was given');
+    const native = { exports: {} };
+    process.dlopen(native, file);
+    return native.exports;
+  } catch (error) {
+    self.libraryError = error.message;
+    return null;
+  }
+}
+
+function main([mode, libraryPath]) {
+  watchFailures();
+  if (mode === 'template') return template(libraryPath);
+  if (mode !== 'boot') {
+    log('usage: worker.cjs template <library> | worker.cjs boot [<library>]');
+    return leave(64);
+  }
+  if (libraryPath) {
+    self.jail = openLibrary(libraryPath);
+    if (self.jail !== null) self.jail.init();
+  }
+  return work();
+}
+
+main(process.argv.slice(2));

@@ -1,0 +1,1029 @@
+"""The Python worker: the program that runs one function inside a box and answers the server's invocations on fd 3
+(docs/design/002-channel.md). It runs unchanged on CPython 3.9 and newer, standard library only, in two modes:
+
+    python3 -s -X utf8 worker.py template <libjail.so>   warm up, then fork a worker per request
+    python3 -s -X utf8 worker.py boot [<libjail.so>]     be the worker
+
+(`-s` keeps a user's own site-packages out while the interpreter's stay in; `-X utf8` because the environment that would
+choose the encoding arrives only with the function.)
+
+It never chooses a box, enforces a deadline, retries, or limits a body: that is the server's part. It never opens a
+socket or file that a clone would share, and it never lets a function's failure look like its own.
+
+What a clone cannot renew is the seed of `hash(str)`: it is fixed when the template starts, so clones of one template
+agree on it as `PYTHONHASHSEED` would make them.
+"""
+
+import gc
+import importlib
+import json
+import os
+import random
+import struct
+import sys
+import time
+from contextvars import ContextVar
+from json.encoder import encode_basestring_ascii as quoted
+
+MISSING_LIBRARY = 78  # EX_CONFIG: tells the server to boot workers instead of cloning them
+VERSION = "%d.%d.%d" % sys.version_info[:3]
+
+
+class State:
+    """What this process is at the moment. One object, so that a reader sees all the state there is."""
+
+    jail = None  # the native library, when there is one
+    cloned = False  # a fork of a template
+    load = {}  # the `load` frame; `resume` renews its env, seed and function
+    handler = None
+    is_async = False  # the handler is a coroutine function
+    call = None  # call_event or call_request
+    loop = None  # the event loop that all asynchronous handlers of this process share
+    lock = None  # held while sending, when invocations run concurrently
+
+
+state = State()
+request_id = ContextVar("request_id", default="")
+
+# ------------------------------------------------------------------------------------------------------------ connect
+
+CHANNEL = 3
+HEADER_LIMIT = 1 << 20
+LENGTHS = struct.Struct("<II")
+
+
+class Inbox:
+    """Reads frames from the channel through one buffer that lives as long as the process."""
+
+    def __init__(self):
+        self.box = bytearray(64 * 1024)
+        self.view = memoryview(self.box)
+        self.start = self.end = 0
+
+    def next(self):
+        """The next frame as (header, body)."""
+        while True:
+            have = self.end - self.start
+            if have >= 8:
+                header_length, body_length = LENGTHS.unpack_from(self.box, self.start)
+                if header_length > HEADER_LIMIT:
+                    violation("a header of %d bytes" % header_length)
+                total = 8 + header_length + body_length
+                if have >= total:
+                    at = self.start
+                    self.start += total
+                    return split(self.view[at : at + total], header_length)
+                if total > len(self.box):
+                    return self.large(total, header_length)
+            self.fill()
+
+    def fill(self):
+        if self.start == self.end:
+            self.start = self.end = 0
+        elif self.start > 0:  # only the beginning of a frame is left: it has to move to leave room for the rest
+            have = self.end - self.start
+            self.box[:have] = self.box[self.start : self.end]
+            self.start, self.end = 0, have
+        self.end += receive(self.view[self.end :])
+
+    def large(self, total, header_length):
+        """A frame that does not fit the buffer: the rest of it is read straight to where it stays."""
+        frame = bytearray(total)
+        view = memoryview(frame)
+        have = self.end - self.start
+        view[:have] = self.view[self.start : self.end]
+        self.start = self.end = 0
+        while have < total:
+            have += receive(view[have:])
+        return split(view, header_length)
+
+
+def read_first():
+    """The first frame of a process. Not a byte is read beyond it: in a process that becomes a template what follows
+    on the channel is for the native library."""
+    lengths = read_exactly(8)
+    header_length, body_length = LENGTHS.unpack(lengths)
+    if header_length > HEADER_LIMIT:
+        violation("a header of %d bytes" % header_length)
+    return split(memoryview(lengths + read_exactly(header_length + body_length)), header_length)[0]
+
+
+def read_exactly(length):
+    data = bytearray(length)
+    view = memoryview(data)
+    have = 0
+    while have < length:
+        have += receive(view[have:])
+    return data
+
+
+def receive(into):
+    try:
+        got = os.readv(CHANNEL, [into])
+    except OSError:
+        got = 0
+    if got == 0:
+        os._exit(0)  # the server is gone, and nobody is left to tell
+    return got
+
+
+def split(frame, header_length):
+    try:
+        header = json.loads(str(frame[8 : 8 + header_length], "utf-8"))
+    except ValueError:
+        violation("a header that is not JSON")
+    return header, bytes(frame[8 + header_length :])
+
+
+def send(head, body=b""):
+    """Sends one frame: `head` a string of JSON, `body` bytes."""
+    head = head.encode()
+    parts = [LENGTHS.pack(len(head), len(body)) + head, body]
+    if len(body) <= 16 * 1024:
+        parts = [b"".join(parts)]
+    if state.lock is None:
+        return write(parts)
+    with state.lock:
+        write(parts)
+
+
+def write(parts):
+    try:
+        left = sum(map(len, parts)) - os.writev(CHANNEL, parts)
+        if left > 0:
+            rest = memoryview(b"".join(parts))[-left:]
+            while rest:
+                rest = rest[os.write(CHANNEL, rest) :]
+    except OSError:
+        os._exit(0)
+
+
+def violation(what):
+    log("the server sent %s on the channel" % what)
+    os._exit(1)
+
+
+def leave(code):
+    """Ends the process without running exit handlers; a clone's would wait for threads that only its template has."""
+    flush()
+    os._exit(code)
+
+
+# --------------------------------------------------------------------------------------------------------------- load
+
+
+class Fault(Exception):
+    """A failure with a type that AWS gave it, and the stack of what caused it."""
+
+    def __init__(self, kind, message, stack=()):
+        super().__init__(message)
+        self.kind = kind
+        self.stack = list(stack)
+
+
+def set_environment(env):
+    for name in [name for name in os.environ if name not in env]:
+        del os.environ[name]
+    for name, value in env.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    time.tzset()
+
+
+def set_path(root):
+    """The import path that the interpreter would have, had it been started with the function's environment."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    version = "python%d.%d" % sys.version_info[:2]
+    layers = ["/opt/python", "/opt/python/lib/%s/site-packages" % version]
+    named = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    first = [root] + named + [layer for layer in layers if os.path.isdir(layer)]
+    rest = [entry for entry in sys.path if entry not in first and entry not in ("", own)]
+    sys.path[:] = first + rest
+    importlib.invalidate_caches()
+
+
+def load_function(text):
+    root = os.environ.get("LAMBDA_TASK_ROOT", "/var/task")
+    set_path(root)
+    module_name, dot, name = text.rpartition(".")
+    if not dot:
+        raise Fault(
+            "Runtime.MalformedHandlerName",
+            "Bad handler '%s': not enough values to unpack (expected 2, got 1)" % text,
+        )
+    try:
+        module = import_module(module_name, root)
+    except ImportError as error:
+        raise Fault("Runtime.ImportModuleError", "Unable to import module '%s': %s" % (module_name, error))
+    except SyntaxError as error:
+        where = '  File "%s" Line %s\n    %s' % (error.filename, error.lineno, error.text)
+        raise Fault("Runtime.UserCodeSyntaxError", "Syntax error in module '%s': %s" % (module_name, error), [where])
+    try:
+        handler = getattr(module, name)
+    except AttributeError:
+        raise Fault("Runtime.HandlerNotFound", "Handler '%s' missing on module '%s'" % (name, module_name))
+    if not callable(handler):
+        raise Fault("Runtime.HandlerNotFound", "Handler '%s' of module '%s' is not callable" % (name, module_name))
+    return handler
+
+
+def import_module(module_name, root):
+    dotted = module_name.replace("/", ".").strip(".")
+    top = dotted.split(".")[0]
+    if top in sys.builtin_module_names:
+        raise Fault(
+            "Runtime.BuiltInModuleConflict", "Cannot use built-in module %s as a handler module" % module_name
+        )
+    # A function may be called like a module that the worker happens to have imported: the function's file wins, as it
+    # would in an interpreter started for it.
+    base = os.path.join(root, top)
+    if top in sys.modules and (os.path.isfile(base + ".py") or os.path.isdir(base)):
+        for loaded in [name for name in sys.modules if name == top or name.startswith(top + ".")]:
+            del sys.modules[loaded]
+    return importlib.import_module(dotted)
+
+
+def is_coroutine_function(function):
+    while hasattr(function, "func") and not hasattr(function, "__code__"):  # functools.partial
+        function = function.func
+    code = getattr(function, "__code__", None) or getattr(getattr(type(function), "__call__", None), "__code__", None)
+    return code is not None and bool(code.co_flags & 0x80)  # inspect.CO_COROUTINE, without importing inspect
+
+
+# -------------------------------------------------------------------------------------------------------------- ready
+
+SNAPSHOT_HOOKS = '''
+"""Hooks of functions that are snapshotted, with the interface of AWS's package of the same name."""
+_before_snapshot_registry = []
+_after_restore_registry = []
+
+
+def register_before_snapshot(func, *args, **kwargs):
+    _before_snapshot_registry.append((func, args, kwargs))
+    return func
+
+
+def register_after_restore(func, *args, **kwargs):
+    _after_restore_registry.append((func, args, kwargs))
+    return func
+
+
+def get_before_snapshot():
+    return _before_snapshot_registry
+
+
+def get_after_restore():
+    return _after_restore_registry
+'''
+
+
+class HooksFinder:
+    """Finds `snapshot_restore_py` for functions that do not bring it: the last place where Python looks."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "snapshot_restore_py":
+            return importlib.machinery.ModuleSpec(name, HooksFinder)
+        return None
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @staticmethod
+    def exec_module(module):
+        exec(SNAPSHOT_HOOKS, module.__dict__)
+
+
+def run_hooks(getter, backwards, kind):
+    module = sys.modules.get("snapshot_restore_py")
+    if module is None:
+        return
+    hooks = list(getattr(module, getter)())
+    for function, args, kwargs in reversed(hooks) if backwards else hooks:
+        try:
+            function(*args, **kwargs)
+        except Exception as error:
+            shape = describe(error)
+            raise Fault(kind, "%s: %s" % (shape["errorType"], shape["errorMessage"]), shape["stackTrace"])
+
+
+def say_ready(started, extra=""):
+    took = (time.perf_counter_ns() - started) // 1000
+    send('{"t":"ready","init_us":%d,"version":"%s"%s}' % (took, VERSION, extra))
+
+
+def renew(frame):
+    """Everything in which a fork would repeat its siblings: random numbers, identifiers, names of this process.
+    `secrets`, `os.urandom` and `uuid.uuid4` ask the kernel each time and need nothing."""
+    seed = bytes.fromhex(frame["seed"])
+    if len(seed) != 32:
+        violation("a seed that is not 32 bytes")
+    state.jail.ofs_reseed(seed, len(seed))
+    fresh = seed + os.urandom(32)
+    random.seed(fresh)
+    loaded = sys.modules.get
+    if loaded("ssl"):
+        loaded("ssl").RAND_add(fresh, 64.0)
+    if loaded("uuid"):  # uuid1 remembers a made-up address and the last time stamp
+        loaded("uuid")._node = loaded("uuid")._last_timestamp = None
+    if loaded("tempfile"):  # notices a fork by the pid, which in a PID namespace is often the same
+        loaded("tempfile")._name_sequence = None
+    if loaded("multiprocessing.process"):
+        loaded("multiprocessing.process").current_process().authkey = os.urandom(32)
+    if loaded("numpy.random"):
+        loaded("numpy.random").seed(list(struct.unpack("<16I", fresh)))
+    try:
+        name = str((frame.get("function") or {}).get("name") or "python")
+        with open("/proc/self/comm", "wb") as comm:
+            comm.write(name.encode()[:15])
+    except OSError:
+        pass  # a name for people who list processes; nothing depends on it
+
+
+def fork_clones():
+    """Becomes a template and returns only in its clones."""
+    import warnings
+
+    gc.collect()
+    gc.freeze()  # what exists now is never looked at by the collector again, so clones need not copy its pages
+    jail = state.jail
+    while True:
+        asked = jail.ofs_wait(CHANNEL)
+        if asked <= 0:
+            os._exit(0 if asked == 0 else 1)
+        pid = jail.ofs_before_fork()
+        if pid >= 0:
+            try:
+                with warnings.catch_warnings():  # 3.12 warns of threads, which is the function's own affair
+                    warnings.simplefilter("ignore")
+                    pid = os.fork()
+            except OSError as error:
+                pid = -(error.errno or 1)
+        if pid == 0:
+            break
+        jail.ofs_after_fork_parent(pid)
+    jail.ofs_after_fork_child()
+    os.set_inheritable(CHANNEL, False)
+    state.cloned = True
+    gc.enable()
+
+
+# --------------------------------------------------------------------------------------------------------------- loop
+
+
+def serve():
+    concurrency = int(state.load.get("max_concurrency") or 1)
+    if concurrency > 1:
+        return serve_many(concurrency)
+    inbox = Inbox()
+    while True:
+        invoke(*expect_invoke(inbox))
+
+
+def expect_invoke(inbox):
+    header, body = inbox.next()
+    if header.get("t") != "invoke":
+        violation('an unexpected frame "%s"' % header.get("t"))
+    return header, body
+
+
+def serve_many(concurrency):
+    """Several invocations at once: coroutines share one event loop in a thread of its own, functions share a few
+    threads. The main thread only reads."""
+    import queue
+    import threading
+
+    state.lock = threading.Lock()
+    inbox = Inbox()
+    if state.is_async:
+        import asyncio
+
+        loop = event_loop()
+        threading.Thread(target=loop.run_forever, name="loop", daemon=True).start()
+        while True:
+            asyncio.run_coroutine_threadsafe(invoke_async(*expect_invoke(inbox)), loop)
+    waiting = queue.SimpleQueue()
+
+    def work():
+        while True:
+            invoke(*waiting.get())
+
+    for number in range(concurrency):
+        threading.Thread(target=work, name="worker-%d" % number, daemon=True).start()
+    while True:
+        waiting.put(expect_invoke(inbox))
+
+
+def event_loop():
+    if state.loop is None:
+        import asyncio
+
+        state.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(state.loop)
+    return state.loop
+
+
+def finish(awaitable):
+    """Waits for what a handler returned unfinished. Concurrent threads each have a loop of their own for it."""
+
+    async def wait():
+        return await awaitable
+
+    if state.lock is None:
+        return event_loop().run_until_complete(wait())
+    import asyncio
+
+    return asyncio.run(wait())
+
+
+def invoke(header, body):
+    """One invocation from frame to frame, in this thread."""
+    token = request_id.set(header["id"])
+    try:
+        prepare, conclude = state.call
+        result = state.handler(*prepare(header, body))
+        if hasattr(result, "__await__"):
+            result = finish(result)
+        answer = conclude(header, result)
+    except BaseException as error:
+        answer = failed(header, error)
+    flush()
+    send(*answer)
+    request_id.reset(token)
+
+
+async def invoke_async(header, body):
+    """The same as a task of the shared event loop."""
+    request_id.set(header["id"])
+    try:
+        prepare, conclude = state.call
+        answer = conclude(header, await state.handler(*prepare(header, body)))
+    except BaseException as error:
+        answer = failed(header, error)
+    flush()
+    send(*answer)
+
+
+# ---- the event convention: handler(event, context)
+
+
+def prepare_event(header, body):
+    if state.lock is None:
+        set_trace(header.get("trace"))
+    try:
+        event = json.loads(str(body, "utf-8")) if body else {}
+    except ValueError as error:
+        raise Fault("Runtime.UnmarshalError", "Unable to unmarshal input: %s" % error)
+    return event, LambdaContext(header, state.load["function"])
+
+
+def conclude_event(header, result):
+    head = '{"t":"reply","id":%s}' % quoted(header["id"])
+    return head, result if isinstance(result, bytes) else to_json(result, "Unable to marshal response: ")
+
+
+def set_trace(trace):
+    if trace is not None:
+        os.environ["_X_AMZN_TRACE_ID"] = trace
+    elif "_X_AMZN_TRACE_ID" in os.environ:
+        del os.environ["_X_AMZN_TRACE_ID"]
+
+
+class Named:
+    """A handful of named values, absent ones as None: the shape of AWS's small context classes."""
+
+    names = ()
+
+    def __init__(self, values):
+        for name in self.names:
+            setattr(self, name, values.get(name))
+
+    def __repr__(self):
+        return "%s([%s])" % (type(self).__name__, ",".join("%s=%s" % (n, getattr(self, n)) for n in self.names))
+
+
+class CognitoIdentity(Named):
+    names = ("cognito_identity_id", "cognito_identity_pool_id")
+
+
+class Client(Named):
+    names = ("installation_id", "app_title", "app_version_name", "app_version_code", "app_package_name")
+
+
+class ClientContext(Named):
+    names = ("custom", "env", "client")
+
+
+class LambdaContext:
+    def __init__(self, header, about):
+        self.aws_request_id = header["id"]
+        self.log_group_name = about.get("log_group")
+        self.log_stream_name = about.get("log_stream")
+        self.function_name = about.get("name")
+        self.memory_limit_in_mb = about.get("memory")
+        self.function_version = about.get("version")
+        self.invoked_function_arn = header.get("arn") or about.get("arn")
+        self.client_context = None
+        client_context = as_object(header.get("client_context"))
+        if client_context is not None:
+            self.client_context = ClientContext(client_context)
+            if isinstance(self.client_context.client, dict):
+                self.client_context.client = Client(self.client_context.client)
+        identity = as_object(header.get("identity")) or {}
+        self.identity = CognitoIdentity({})
+        self.identity.cognito_identity_id = identity.get("cognitoIdentityId")
+        self.identity.cognito_identity_pool_id = identity.get("cognitoIdentityPoolId")
+        self._epoch_deadline_time_in_ms = header.get("deadline_ms") or 0
+
+    def get_remaining_time_in_millis(self):
+        return max(0, self._epoch_deadline_time_in_ms - int(time.time() * 1000))
+
+    def log(self, message):
+        sys.stdout.write(str(message))
+
+    def __repr__(self):
+        shown = ",".join("%s=%s" % (name, value) for name, value in vars(self).items() if name[0] != "_")
+        return "LambdaContext([%s])" % shown
+
+
+def as_object(value):
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, dict) else None
+
+
+class Encoder(json.JSONEncoder):
+    """JSON as AWS's client writes it: decimals as numbers, and text unescaped from Python 3.12 on."""
+
+    # The standard library cannot write a number of its own making: decimals go out as strings between these marks,
+    # which nothing else can contain because they are made up per process, and lose them afterwards.
+    mark = "decimal-%s-" % os.urandom(16).hex()
+    seen = False
+
+    def default(self, value):
+        decimal = sys.modules.get("decimal")
+        if decimal is not None and isinstance(value, decimal.Decimal):
+            if value.is_nan():
+                return float("nan")
+            self.seen = True
+            return self.mark + str(value)
+        return super().default(value)
+
+    def bytes(self, value):
+        text = self.encode(value)
+        if self.seen and self.mark in text:
+            import re
+
+            text = re.sub('"%s([^"]*)"' % self.mark, r"\1", text)
+        return text.encode("utf-8")
+
+
+encoder = Encoder(ensure_ascii=sys.version_info < (3, 12))
+
+
+def to_json(value, complaint):
+    try:
+        return encoder.bytes(value)
+    except Exception as error:
+        raise Unserialisable(complaint + str(error))
+
+
+class Unserialisable(Exception):
+    """The handler answered with something that cannot be sent."""
+
+
+# ---- the request convention: handler(request) → {"statusCode", "headers", "body"} | anything
+
+CANONICAL = {}
+
+
+def canonical(name):
+    """`content-type` → `Content-Type`, the way Glambdar's functions spell it."""
+    found = CANONICAL.get(name)
+    if found is None:
+        found = "-".join(part[:1].upper() + part[1:] for part in name.lower().split("-"))
+        if len(CANONICAL) < 1000:
+            CANONICAL[name] = found
+    return found
+
+
+class Headers(dict):
+    """The headers of a request, found by any spelling; repeated ones are joined by a comma."""
+
+    def __init__(self, pairs):
+        for name, value in pairs:
+            name = canonical(name)
+            earlier = dict.get(self, name)
+            self[name] = value if earlier is None else earlier + "," + value
+
+    def __missing__(self, name):
+        wanted = canonical(name) if isinstance(name, str) else name
+        if wanted == name:
+            raise KeyError(name)
+        return self[wanted]
+
+    def __contains__(self, name):
+        return dict.__contains__(self, canonical(name) if isinstance(name, str) else name)
+
+    def get(self, name, default=None):
+        return dict.get(self, canonical(name) if isinstance(name, str) else name, default)
+
+
+class Request:
+    """What a handler of the request convention is called with. In an `async def` handler, `json()` and `text()` are
+    awaited; in a plain one they return their value."""
+
+    def __init__(self, header, body):
+        http = header.get("http") or {}
+        self.method = http.get("method", "POST")
+        self.path = http.get("path", "/")
+        self.query = http.get("query") or ""
+        self.headers = Headers(http.get("headers") or ())
+        self.bytes = body
+        self.id = header["id"]
+        self._text = None
+
+    @property
+    def body(self):
+        if self._text is None:
+            self._text = self.bytes.decode("utf-8", "replace")
+        return self._text
+
+    def text(self):
+        return self._later(self.body) if state.is_async else self.body
+
+    def json(self):
+        try:
+            value = json.loads(self.body)
+        except ValueError:
+            if not state.is_async:
+                raise ValueError("invalid JSON body") from None
+            return self._later(error=ValueError("invalid JSON body"))
+        return self._later(value) if state.is_async else value
+
+    @staticmethod
+    async def _later(value=None, error=None):
+        if error is not None:
+            raise error
+        return value
+
+
+def prepare_request(header, body):
+    return (Request(header, body),)
+
+
+def conclude_request(header, result):
+    if not (isinstance(result, dict) and ("body" in result or "statusCode" in result or "headers" in result)):
+        result = {"body": result}
+    status = status_of(result.get("statusCode"))
+    lines, typed = header_lines(result.get("headers"))
+    body, kind = body_of(result, typed)
+    if kind is not None and not typed:
+        lines.append('["Content-Type","%s"]' % kind)
+    head = '{"t":"reply","id":%s,"http":{"status":%d,"headers":[%s]}}' % (quoted(header["id"]), status, ",".join(lines))
+    return head, body
+
+
+def body_of(result, typed):
+    """Bytes stay bytes; a string is sent as it is when the function named its type; anything else is JSON."""
+    if "body" not in result:
+        return b"", None
+    body = result["body"]
+    if result.get("isBase64Encoded") is True and isinstance(body, str):
+        import base64
+
+        try:
+            return base64.b64decode(body), "application/octet-stream"
+        except ValueError as error:
+            raise Unserialisable("the body is not base64: %s" % error)
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body), "application/octet-stream"
+    if isinstance(body, str) and typed:
+        return body.encode("utf-8", "replace"), None
+    return to_json(body, "the body cannot be made JSON: "), "application/json"
+
+
+def status_of(code):
+    if code is None or (code == 0 and not isinstance(code, bool)):
+        return 200
+    try:
+        status = int(code)
+    except (TypeError, ValueError):
+        status = 0
+    if isinstance(code, bool) or not 200 <= status <= 599 or (isinstance(code, float) and code != status):
+        raise Unserialisable("statusCode must be a whole number from 200 to 599, not %r" % (code,))
+    return status
+
+
+NAME_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+
+def header_lines(headers):
+    """The headers as JSON pairs, and whether the function named a content type."""
+    lines = []
+    typed = False
+    if headers is None:
+        return lines, typed
+    if not hasattr(headers, "items"):
+        raise Unserialisable("headers must be a dict")
+    for name, values in headers.items():
+        if values is None:
+            continue
+        if not isinstance(name, str) or not name or not NAME_CHARACTERS.issuperset(name):
+            raise Unserialisable("%r is not a header name" % (name,))
+        if name.lower() == "content-type":
+            typed = True
+        for value in values if isinstance(values, (list, tuple)) else (values,):
+            lines.append("[%s,%s]" % (quoted(name), quoted(header_value(name, value))))
+    return lines, typed
+
+
+def header_value(name, value):
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    if not isinstance(value, (str, int, float)):
+        raise Unserialisable("the value of header %s must be a string, a number or a list of them" % name)
+    text = str(value)
+    if not text.isprintable() and any((c < " " and c != "\t") or c == "\x7f" for c in text):
+        raise Unserialisable("the value of header %s has a character that headers cannot carry" % name)
+    return text
+
+
+# --------------------------------------------------------------------------------------------------------------- fail
+
+MESSAGE_LIMIT = 256 * 1024  # an error is for people; one that is longer would only fail to be delivered
+
+
+def describe(error):
+    """What an error looks like to the caller. Never raises, whatever was raised."""
+    try:
+        message = str(error)[:MESSAGE_LIMIT]
+    except Exception:
+        message = "the error that was raised could not be read"
+    if isinstance(error, Fault):
+        return {"errorType": error.kind, "errorMessage": message, "stackTrace": error.stack}
+    if isinstance(error, Unserialisable):
+        return {"errorType": "Runtime.MarshalError", "errorMessage": message, "stackTrace": []}
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__, limit=200)
+    outer = ("<frozen importlib", importlib.__file__, __file__, os.path.dirname(os.__file__) + "/asyncio/")
+    while frames and frames[0].filename.startswith(outer):  # how the worker got there says nothing
+        frames = frames[1:]
+    return {"errorType": type(error).__name__, "errorMessage": message, "stackTrace": traceback.format_list(frames)}
+
+
+def failed(header, error):
+    """The frame that answers an invocation whose handler raised."""
+    if isinstance(error, SystemExit):
+        exit_as_asked(error)
+    shape = describe(error)
+    log_error("RequestId: %s Invoke Error" % header["id"], shape)
+    if state.load.get("convention") == "event":
+        shape = {
+            "errorMessage": shape["errorMessage"],
+            "errorType": shape["errorType"],
+            "requestId": header["id"],
+            "stackTrace": shape["stackTrace"],
+        }
+    kind = "unserialisable" if isinstance(error, Unserialisable) else "handler"
+    return '{"t":"error","id":%s,"kind":"%s"}' % (quoted(header["id"]), kind), json.dumps(shape).encode()
+
+
+def fail_loading(error):
+    if isinstance(error, SystemExit):
+        exit_as_asked(error)
+    shape = describe(error)
+    log_error("Init Error", shape)
+    if state.load.get("convention") == "event":
+        shape["requestId"] = ""
+    send('{"t":"init_error"}', json.dumps(shape).encode())
+    leave(1)
+
+
+def exit_as_asked(error):
+    """`sys.exit` in a function ends the process; the server tells the caller, with the exit code."""
+    if error.code is None:
+        leave(0)
+    if isinstance(error.code, int):
+        leave(error.code & 0xFF)
+    log(str(error.code))
+    leave(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- log
+
+
+def open_logs():
+    """Lines appear as they are written and never fail for their encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # the function may have put anything there, or closed it
+
+
+def log(text):
+    flush()  # what the function wrote before comes before
+    try:
+        os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # a log that cannot be written has nowhere to be reported
+
+
+def log_error(title, shape):
+    lines = ["ERROR\t%s\t%s: %s" % (title, shape["errorType"], shape["errorMessage"])]
+    if shape["stackTrace"]:
+        lines.append("Traceback (most recent call last):")
+        lines.extend(line.rstrip("\n") for line in shape["stackTrace"])
+    log("\n".join(lines))
+
+
+def set_up_logging():
+    """On AWS the root logger has a handler before the function is loaded, and functions written for it only set a
+    level. Functions of the request convention get Python's plain defaults."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record):
+            try:
+                sys.stdout.write(self.format(record))
+            except Exception:
+                self.handleError(record)
+
+    class Ids(logging.Filter):
+        def filter(self, record):
+            record.aws_request_id = request_id.get()
+            return True
+
+    layout = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n"
+    handler = Lines()
+    handler.setFormatter(logging.Formatter(layout, "%Y-%m-%dT%H:%M:%S"))
+    handler.formatter.converter = time.gmtime
+    handler.addFilter(Ids())
+    logging.getLogger().addHandler(handler)
+    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
+    if level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        logging.getLogger().setLevel(level)
+
+
+# -------------------------------------------------------------------------------------------------------------- start
+
+CONVENTIONS = {
+    "event": (prepare_event, conclude_event),
+    "request": (prepare_request, conclude_request),
+}
+
+
+def adopt(frame):
+    """Takes over what a `load` or `resume` frame says about the function."""
+    about = dict(frame.get("function") or {})
+    about["memory"] = str(about.get("memory_mib", ""))
+    state.load = {**state.load, **frame, "function": about}
+    set_environment(frame.get("env") or {})
+    if state.cloned:
+        renew(frame)
+
+
+def work():
+    frame = read_first()
+    started = time.perf_counter_ns()
+    if frame.get("t") != "load":
+        violation('"%s" where "load" belongs' % frame.get("t"))
+    try:
+        adopt(frame)
+        snapshot = frame.get("snapshot") is True and state.jail is not None
+        state.call = CONVENTIONS["request" if frame.get("convention") == "request" else "event"]
+        if frame.get("convention") != "request":
+            set_up_logging()
+        state.handler = load_function(frame["handler"])
+        state.is_async = is_coroutine_function(state.handler)
+        if snapshot:
+            run_hooks("get_before_snapshot", True, "Runtime.BeforeSnapshotError")
+        flush()
+    except BaseException as error:
+        fail_loading(error)
+    if snapshot:
+        return be_snapshot(started)
+    say_ready(started, ',"snapshot":false' if frame.get("snapshot") is True else "")
+    serve()
+
+
+def be_snapshot(started):
+    """The rest of the life of a function template: first in the template, then in each of its clones."""
+    say_ready(started)
+    fork_clones()
+    frame = read_first()
+    started = time.perf_counter_ns()
+    if frame.get("t") != "resume":
+        violation('"%s" where "resume" belongs' % frame.get("t"))
+    try:
+        adopt(frame)
+        state.loop = None  # a loop made while loading has its descriptors in the template
+        run_hooks("get_after_restore", False, "Runtime.AfterRestoreError")
+        flush()
+    except BaseException as error:
+        fail_loading(error)
+    say_ready(started)
+    serve()
+
+
+# What functions most often import. Once in the template it costs its clones neither time nor memory.
+PRELOAD = """
+    abc array asyncio base64 binascii bisect calendar collections collections.abc concurrent.futures contextlib copy
+    csv dataclasses datetime decimal email.message email.mime.text email.utils enum fractions functools glob gzip
+    hashlib heapq hmac html html.parser http.client http.cookies importlib.metadata inspect io ipaddress itertools
+    logging logging.handlers math mimetypes numbers operator pathlib pickle platform pprint queue re secrets select
+    shlex shutil signal socket sqlite3 ssl stat statistics string subprocess tempfile textwrap threading traceback
+    types typing unicodedata urllib.error urllib.parse urllib.request uuid warnings weakref xml.etree.ElementTree
+    zipfile zlib zoneinfo
+"""
+
+
+def template(library_path):
+    gc.disable()  # until clones exist: a collection here would only touch pages that they share
+    try:
+        state.jail = open_library(library_path)
+    except Exception as error:
+        log("the worker cannot load %s: %s" % (library_path, error))
+        os._exit(MISSING_LIBRARY)
+    if state.jail.ofs_init(0) < 0:
+        log("the worker cannot prepare %s" % library_path)
+        os._exit(MISSING_LIBRARY)
+    for name in PRELOAD.split():
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # interpreters are built without sqlite3, ssl and the like
+    rehearse()
+    state.jail.ofs_announce(VERSION.encode())
+    fork_clones()
+    work()
+
+
+def rehearse():
+    """Runs the paths that every invocation takes, so that clones inherit them specialised. Nothing is sent."""
+    http = {"method": "POST", "path": "/", "query": "", "headers": [["content-type", "application/json"]]}
+    header = {"t": "invoke", "id": "rehearsal", "deadline_ms": 1, "arn": "arn", "http": http}
+    state.load = {"function": {"memory": "128"}}
+    for prepare, conclude in CONVENTIONS.values():
+        for _ in range(50):
+            frame = json.dumps(header).encode()
+            body = split(memoryview(bytes(8) + frame + b'{"a":[1,"x"]}'), len(frame))[1]
+            prepare(header, body)
+            conclude(header, {"statusCode": 200, "headers": {"X-A": "b"}, "body": {"a": 1.5}})
+    state.load = {}
+
+
+def open_library(path):
+    import ctypes
+
+    jail = ctypes.CDLL(path)
+    jail.ofs_init.argtypes = [ctypes.c_int]
+    jail.ofs_wait.argtypes = [ctypes.c_int]
+    jail.ofs_after_fork_parent.argtypes = [ctypes.c_int]
+    jail.ofs_announce.argtypes = [ctypes.c_char_p]
+    jail.ofs_reseed.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    for name in ("ofs_init", "ofs_wait", "ofs_before_fork", "ofs_after_fork_parent", "ofs_after_fork_child"):
+        getattr(jail, name).restype = ctypes.c_int
+    return jail
+
+
+def main(mode=None, library_path=None):
+    sys.dont_write_bytecode = True  # code is read-only in a box, and a template has no business writing any
+    sys.argv = sys.argv[:1]
+    sys.meta_path.append(HooksFinder)
+    open_logs()
+    try:
+        os.set_blocking(CHANNEL, True)
+        os.set_inheritable(CHANNEL, False)
+    except OSError:
+        log("the worker has no channel: descriptor %d is not open" % CHANNEL)
+        os._exit(64)
+    if mode == "template":
+        return template(library_path)
+    if mode != "boot":
+        log("usage: worker.py template <library> | worker.py boot [<library>]")
+        os._exit(64)
+    if library_path:
+        try:
+            state.jail = open_library(library_path)
+            if state.jail.ofs_init(0) < 0:
+                state.jail = None
+        except Exception:
+            state.jail = None  # `ready` says that there is no snapshot
+    return work()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
