@@ -1,9 +1,262 @@
 //! Builds the server from its configuration, binds its port and drains it at the end.
+//!
+//! It decides nothing about functions: that is `crates/node`; nor about requests: that is `crates/api`.
+
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use offshoot_api::{ApiState, Backend, Options, serve_connection};
+use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome};
+use offshoot_node::runtime::RuntimeOptions;
+use offshoot_node::{DeployRequest, LogStore, Metrics, Node, NodeConfig, PoolSettings, Settings, Version, Warm};
+use offshoot_sandbox::process::Without;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::error::CliError;
-use crate::config::ServeConfig;
+use crate::config::{Env, LogFormat, ServeConfig, WarmRuntimes};
 
 /// Serves until it is told to stop.
 pub fn run(config: ServeConfig) -> Result<(), CliError> {
-    Err(CliError::config(format!("this build has no server to listen on {}", config.listen)))
+    let began = Instant::now();
+    start_diagnostics(&config);
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::config(format!("no threads can be started: {e}")))?;
+    let outcome = runtime.block_on(serve(config, began));
+    // What still runs in blocking threads is housekeeping; it is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
+
+async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
+    // The port first: a second server on the same address fails before it touches anything.
+    let listener = TcpListener::bind(config.listen).await.map_err(|e| cannot_listen(&config, &e))?;
+    let address = listener.local_addr().map_err(|e| cannot_listen(&config, &e))?;
+    let node = Node::start(node_config(&config)?).map_err(|e| refused(&e))?;
+    let options = Options {
+        token: config.token.as_ref().map(|t| t.expose().to_owned()),
+        hosts: vec![config.listen.ip().to_string()],
+        ..Options::default()
+    };
+    let tmp_dir = config.data_dir.join("uploads");
+    // What a killed server was receiving is worth nothing.
+    std::fs::remove_dir_all(&tmp_dir).ok();
+    std::fs::create_dir_all(&tmp_dir)
+        .map_err(|e| CliError::config(format!("the directory {} cannot be made: {e}", tmp_dir.display())))?;
+    let api = ApiState::new(Served { node: node.clone(), tmp_dir }, options);
+    eprintln!(
+        "offshoot {} serves http://{address} after {:.0} ms · data in {}",
+        env!("CARGO_PKG_VERSION"),
+        began.elapsed().as_secs_f64() * 1000.0,
+        config.data_dir.display()
+    );
+    let stop = accept_until_told(&listener, &api).await?;
+    drop(listener);
+    stop_gently(&node, &api, config.drain.duration(), stop).await;
+    let last = node.clone();
+    tokio::task::spawn_blocking(move || last.shut_down()).await.ok();
+    Ok(())
+}
+
+/// The signals that end a server.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, CliError> {
+        let failed = |e| CliError::config(format!("signals cannot be watched: {e}"));
+        Ok(Stop {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// How long to wait when the machine has no descriptor for another connection: trying at once would only burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+async fn accept_until_told(listener: &TcpListener, api: &Arc<ApiState<Served>>) -> Result<Stop, CliError> {
+    let mut stop = Stop::new()?;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    stream.set_nodelay(true).ok();
+                    tokio::spawn(serve_connection(stream, api.clone(), Some(peer)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            () = stop.told() => return Ok(stop),
+        }
+    }
+}
+
+/// Lets running invocations finish, at most for the drain time; a second signal ends the wait.
+async fn stop_gently(node: &Node, api: &ApiState<Served>, limit: Duration, mut stop: Stop) {
+    let running = node.invoker().in_flight();
+    if running > 0 {
+        eprintln!("offshoot: finishing {running} invocations, at most {} s; signal again to stop now", limit.as_secs());
+    }
+    api.drain();
+    tokio::select! {
+        left = node.drain(limit) => {
+            if left > 0 {
+                eprintln!("offshoot: {left} invocations did not finish in time and are stopped");
+            }
+            // The last answers are on their way: connections close by themselves once they are written.
+            let written = Instant::now();
+            while api.open_connections() > 0 && written.elapsed() < Duration::from_millis(500) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        () = stop.told() => eprintln!("offshoot: stopping now"),
+    }
+}
+
+fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
+    let env = Env::of_process();
+    let given_up = |name: &str| config.allow_degraded.iter().any(|have| have == name);
+    let rootless = !rustix::process::geteuid().is_root();
+    if rootless && !given_up("uid") {
+        return Err(CliError::config("without root, instances cannot have user ids of their own".to_owned())
+            .hint("start the server as root, or accept it: --allow-degraded uid (offshoot doctor tells what else is missing)".to_owned()));
+    }
+    let nursery = std::env::current_exe().map_err(|e| CliError::config(format!("this program cannot find itself: {e}")))?;
+    Ok(NodeConfig {
+        data_dir: config.data_dir.clone(),
+        limits: config.limits.clone(),
+        pool: PoolSettings {
+            keep_alive: config.keep_alive.duration(),
+            freeze_after: config.freeze_after.map_or(Duration::MAX, |ms| ms.duration()),
+            prewarm: config.prewarm,
+            cpu_limits: true,
+        },
+        runtimes: RuntimeOptions {
+            extra: config.runtime_paths.clone(),
+            path_dirs: env.get("PATH").map(|p| std::env::split_paths(p).collect()).unwrap_or_default(),
+            home: env.get("HOME").map(PathBuf::from),
+            cache_file: Some(config.data_dir.join("runtimes.json")),
+            allow_nearest: config.allow_nearest_runtime,
+        },
+        nursery,
+        uids: *config.uid_range.start()..config.uid_range.end().saturating_add(1),
+        rootless,
+        without: Without { landlock: given_up("landlock"), userns: given_up("userns"), cgroup: given_up("cgroup") },
+        cgroup_root: config.cgroup_root.clone(),
+        warm: match &config.warm_runtimes {
+            WarmRuntimes::All => Warm::All,
+            WarmRuntimes::None => Warm::None,
+            WarmRuntimes::Only(names) => Warm::These(names.clone()),
+        },
+    })
+}
+
+/// The node, as the API sees it.
+struct Served {
+    node: Arc<Node>,
+    tmp_dir: PathBuf,
+}
+
+impl Backend for Served {
+    async fn deploy(&self, request: DeployRequest) -> Result<Arc<Version>, Error> {
+        let (version, warning) = self.node.deploy(request).await?;
+        warn(&version.config.name, warning);
+        Ok(version)
+    }
+    async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Arc<Version>, Error> {
+        let (version, warning) = self.node.configure(name, settings).await?;
+        warn(name, warning);
+        Ok(version)
+    }
+    async fn delete(&self, name: &FunctionName) -> Result<(), Error> {
+        self.node.delete(name).await
+    }
+    fn list(&self) -> Vec<Arc<Version>> {
+        self.node.registry().list()
+    }
+    fn get(&self, name: &FunctionName) -> Option<Arc<Version>> {
+        self.node.registry().resolve(name)
+    }
+    fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send {
+        self.node.invoke(invocation)
+    }
+    fn logs(&self) -> &LogStore {
+        self.node.logs()
+    }
+    fn metrics(&self) -> &Metrics {
+        self.node.metrics()
+    }
+    fn limits(&self) -> &Limits {
+        self.node.limits()
+    }
+    fn tmp_dir(&self) -> &Path {
+        &self.tmp_dir
+    }
+    fn ready(&self) -> bool {
+        !self.node.invoker().draining()
+    }
+}
+
+fn warn(name: &FunctionName, warning: Option<String>) {
+    if let Some(warning) = warning {
+        tracing::warn!(function = %name, %warning, "deployed, but it could not be initialised");
+    }
+}
+
+fn cannot_listen(config: &ServeConfig, error: &std::io::Error) -> CliError {
+    let text = format!("{} cannot be listened on: {error}", config.listen);
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            CliError::config(text).hint("another program, or another offshoot server, has this port: stop it, or choose another with --port".to_owned())
+        }
+        _ => CliError::config(text).hint("choose another address with --listen, or another port with --port".to_owned()),
+    }
+}
+
+fn refused(error: &Error) -> CliError {
+    let cause = error.source.as_ref().map(|s| format!(" ({s})")).unwrap_or_default();
+    let text = format!("{}{cause}", error.message);
+    match error.kind {
+        ErrorKind::SandboxUnavailable => CliError::config(text).hint("offshoot doctor tells what this machine can do, and how to mend the rest".to_owned()),
+        _ => CliError::config(text),
+    }
+}
+
+/// Every instance takes a handful of descriptors: as many as the machine allows without privilege.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
+}
+
+/// The server's own diagnostics, on standard error.
+fn start_diagnostics(config: &ServeConfig) {
+    let colour = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_max_level(config.log).with_writer(std::io::stderr).with_target(false);
+    match config.log_format {
+        LogFormat::Json => drop(builder.json().try_init()),
+        LogFormat::Text => drop(builder.with_ansi(colour).try_init()),
+    }
+}
+

@@ -12,7 +12,7 @@
 //!   `python`) and whatever the handler names are packed whole, since they are usually ignored and always needed.
 
 use std::io::{Cursor, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -32,9 +32,6 @@ const NEVER: &[&str] = &[
 const DEPENDENCIES: &[&str] = &["node_modules", "vendor", "site-packages", "python"];
 /// The module names that runtimes load when a deployment names no handler.
 const USUAL_HANDLERS: &[&str] = &["index", "lambda_function"];
-/// How many directories may lie inside each other; deeper is a loop of links.
-const DEEPEST: usize = 100;
-
 /// An archive, ready to be sent.
 #[derive(Debug)]
 pub struct Package {
@@ -96,8 +93,9 @@ fn take_zip(path: &Path, size: u64, limits: &Limits) -> Result<Package, CliError
 
 fn contents(file: &std::fs::File) -> Vec<(String, u64)> {
     let Ok(mut archive) = zip::ZipArchive::new(file) else { return Vec::new() };
+    let count = archive.len().min(100_000);
     let entry = |i| archive.by_index_raw(i).ok().map(|e| (e.name().to_owned(), e.compressed_size()));
-    (0..archive.len().min(100_000)).filter_map(entry).collect()
+    (0..count).filter_map(entry).collect()
 }
 
 fn pack_directory(root: &Path, handler: Option<&str>, limits: &Limits) -> Result<Package, CliError> {
@@ -108,10 +106,11 @@ fn pack_directory(root: &Path, handler: Option<&str>, limits: &Limits) -> Result
         own_rules,
         needed: handler.and_then(|h| h.rsplit_once('.')).map_or(USUAL_HANDLERS.to_vec(), |(file, _)| vec![file]),
         rules: Vec::new(),
+        inside: Vec::new(),
         found: Vec::new(),
         left_out: Vec::new(),
     };
-    walk.directory(root, false, 0)?;
+    walk.directory(root, false)?;
     let (mut found, mut left_out) = (walk.found, walk.left_out);
     if found.is_empty() {
         return Err(CliError::config(format!("{} has no files to deploy", root.display()))
@@ -130,27 +129,33 @@ struct Walk<'a> {
     own_rules: bool,
     needed: Vec<&'a str>,
     rules: Vec<Gitignore>,
+    /// The directories above, by device and inode: a link back to one of them is a loop.
+    inside: Vec<(u64, u64)>,
     found: Vec<Found>,
     left_out: Vec<(String, &'static str)>,
 }
 
 impl Walk<'_> {
     /// `whole`: a directory that git's rules do not reach into.
-    fn directory(&mut self, dir: &Path, whole: bool, depth: usize) -> Result<(), CliError> {
-        if depth > DEEPEST {
-            return Err(CliError::config(format!("{} lies more than {DEEPEST} directories deep", dir.display()))
-                .hint("is a link pointing back to a directory above it? name it in .offshootignore"));
+    fn directory(&mut self, dir: &Path, whole: bool) -> Result<(), CliError> {
+        let about = std::fs::metadata(dir).map_err(|e| unreadable(dir, &e))?;
+        let identity = (about.dev(), about.ino());
+        if self.inside.contains(&identity) {
+            return Err(CliError::config(format!("the link {} leads back to a directory above it", dir.display()))
+                .hint("remove it, or name it in .offshootignore"));
         }
+        self.inside.push(identity);
         self.rules.push(self.rules_of(dir)?);
         for entry in std::fs::read_dir(dir).map_err(|e| unreadable(dir, &e))? {
             let path = entry.map_err(|e| unreadable(dir, &e))?.path();
-            self.entry(&path, whole, depth)?;
+            self.entry(&path, whole)?;
         }
         self.rules.pop();
+        self.inside.pop();
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path, whole: bool, depth: usize) -> Result<(), CliError> {
+    fn entry(&mut self, path: &Path, whole: bool) -> Result<(), CliError> {
         let name = utf8(path.strip_prefix(self.root).unwrap_or(path))?;
         let Ok(about) = std::fs::metadata(path) else {
             self.left_out.push((name, "a link to nothing"));
@@ -164,7 +169,7 @@ impl Walk<'_> {
             }
         };
         if about.is_dir() {
-            return self.directory(path, enter_whole, depth + 1);
+            return self.directory(path, enter_whole);
         }
         if !about.is_file() {
             self.left_out.push((name, "neither a file nor a directory"));
@@ -377,7 +382,7 @@ mod tests {
         assert_eq!(dir.names(None), ["linked/a.js", "real/a.js"]);
         assert_eq!(dir.packed(None).left_out, [("dangling".to_owned(), "a link to nothing")]);
         link(".", "loop");
-        assert!(pack(dir.0.path(), None, &Limits::default()).unwrap_err().hint.unwrap().contains("link"));
+        assert!(pack(dir.0.path(), None, &Limits::default()).unwrap_err().message.contains("loop leads back"));
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Term {
     pub fn show_error(&self, error: &CliError) {
         self.show_error_text(error);
         if self.json() {
-            let _ = self.document(&json!({"error": error.to_json()}));
+            let _ = self.line(&json!({"schema": SCHEMA, "error": error.to_json()}).to_string());
         }
     }
     /// Shows an error to people: what is wrong, then what to do about it.

@@ -75,8 +75,8 @@ pub fn show_bytes(bytes: u64) -> String {
 pub fn show_millis(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms}ms"),
-        _ if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        _ if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+        _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
         _ => format!("{}s", ms as f64 / 1000.0),
     }
 }

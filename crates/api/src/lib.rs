@@ -1,1 +1,123 @@
-//! x
+//! How the world talks to a node: HTTP/1.1 on top of hyper, in two dialects on one port. Glambdar's routes (`glambdar`)
+//! and the native ones under `/v1/` (`native`) translate to the verbs of `Backend`; `guard` and `auth` stand before both.
+//!
+//! This floor holds no policy and no state of its own beyond its open connections. It never parses a function's code, never
+//! starts anything, and trusts no byte: not the caller's, and not the function's.
+
+mod admin;
+mod auth;
+mod body;
+mod connection;
+mod error;
+mod glambdar;
+mod guard;
+mod ids;
+mod invoke;
+mod multipart;
+mod native;
+mod ops;
+mod reply;
+mod settings;
+mod text;
+mod wire;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
+use offshoot_node::{DeployRequest, LogStore, Metrics, Settings, Version};
+use tokio::sync::watch;
+
+pub use connection::serve_connection;
+
+/// What this floor stands on: the node's verbs. Every future may be dropped at any point, when the caller hangs up.
+pub trait Backend: Send + Sync + 'static {
+    /// Makes or replaces a function. The archive is removed when this returns or is dropped.
+    fn deploy(&self, request: DeployRequest) -> impl Future<Output = Result<Arc<Version>, Error>> + Send;
+    /// Changes a function's settings.
+    fn configure(&self, name: &FunctionName, settings: Settings) -> impl Future<Output = Result<Arc<Version>, Error>> + Send;
+    /// Deletes a function, with its log and its metrics.
+    fn delete(&self, name: &FunctionName) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Every function, by name. From memory.
+    fn list(&self) -> Vec<Arc<Version>>;
+    /// One function. From memory: it is asked for on every invocation.
+    fn get(&self, name: &FunctionName) -> Option<Arc<Version>>;
+    /// Runs a function. A refusal for its rate limit has a message that starts with `rate limit`.
+    fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send;
+    /// The logs.
+    fn logs(&self) -> &LogStore;
+    /// The metrics.
+    fn metrics(&self) -> &Metrics;
+    /// The limits.
+    fn limits(&self) -> &Limits;
+    /// Where uploads are spooled: on a disk with room for them, not in memory.
+    fn tmp_dir(&self) -> &Path;
+    /// Whether new work is taken: `/readyz`.
+    fn ready(&self) -> bool;
+}
+
+/// What the server's configuration says about this floor.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The token that every request must carry, apart from the health routes.
+    pub token: Option<String>,
+    /// Host names that the server answers for, besides `localhost`, `*.localhost` and IP addresses.
+    pub hosts: Vec<String>,
+    /// Most connections at once.
+    pub max_connections: usize,
+    /// Longest time for a request's head, and longest idle time of a connection.
+    pub head_timeout: Duration,
+    /// In each such time a body must bring 4 KiB or end.
+    pub body_timeout: Duration,
+    /// In each such time a caller that is behind must take 64 KiB of its answer.
+    pub write_timeout: Duration,
+    /// How long a closing connection waits for the caller to stop sending.
+    pub linger: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            token: None,
+            hosts: Vec::new(),
+            max_connections: 4096,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Everything that the connections of one server share.
+pub struct ApiState<B> {
+    backend: B,
+    options: Options,
+    connections: AtomicUsize,
+    draining: watch::Sender<bool>,
+}
+
+impl<B: Backend> ApiState<B> {
+    /// The state of a server on this backend.
+    pub fn new(backend: B, options: Options) -> Arc<Self> {
+        Arc::new(ApiState { backend, options, connections: AtomicUsize::new(0), draining: watch::Sender::new(false) })
+    }
+
+    /// The node's verbs.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Asks every connection to end after the request that it is serving; new requests on it are not read.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}

@@ -27,8 +27,13 @@ enum Cond {
     Is(u32, u32),
     IsNot(u32, u32),
     Masked(u32, u32, u32),
-    Word(u32, u64),
+    /// Equal to the secret word of this number, both halves.
+    Secret(u32, u32),
 }
+
+/// Stands in a program for half `n` of the secret. The words themselves are written only into the finished program, so
+/// that no other memory has to be found and wiped.
+const SECRET: u32 = 0x5ec2_e700;
 
 /// The first number that this file knows nothing about: newer calls are answered `ENOSYS`, so that programs fall back
 /// as they would on an older kernel.
@@ -58,9 +63,22 @@ impl Filter {
             ret(libc::SECCOMP_RET_KILL_PROCESS),
             load(0),
         ];
-        let ranges = ranges(&rules(gate));
+        let ranges = ranges(&rules(gate.is_some()));
         code.extend(tree(&ranges));
-        Self(code)
+        let mut filter = Self(code);
+        if let Some(gate) = gate {
+            filter.write_secret(gate);
+        }
+        filter
+    }
+
+    fn write_secret(&mut self, gate: &Gate) {
+        for instruction in &mut self.0 {
+            let half = instruction.k.wrapping_sub(SECRET);
+            if half < 6 {
+                instruction.k = (gate.0[half as usize / 2] >> (32 * (half % 2))) as u32;
+            }
+        }
     }
 
     /// Puts this process under the filter, for good.
@@ -84,7 +102,7 @@ macro_rules! allow {
     ($rules:ident: $($name:ident)*) => { $( $rules.insert(libc::$name as u32, Verdict::Allow); )* };
 }
 
-fn rules(gate: Option<&Gate>) -> BTreeMap<u32, Verdict> {
+fn rules(gated: bool) -> BTreeMap<u32, Verdict> {
     let mut rules = BTreeMap::new();
     allow_files(&mut rules);
     allow_processes(&mut rules);
@@ -92,8 +110,8 @@ fn rules(gate: Option<&Gate>) -> BTreeMap<u32, Verdict> {
     #[cfg(target_arch = "x86_64")]
     allow_x86_64(&mut rules);
     allow_conditionally(&mut rules);
-    if let Some(gate) = gate {
-        open_gate(&mut rules, gate);
+    if gated {
+        open_gate(&mut rules);
     }
     rules
 }
@@ -188,13 +206,12 @@ fn allow_conditionally(r: &mut BTreeMap<u32, Verdict>) {
 
 /// What a function template needs to make boxes for its own clones, if the registers that the call does not use carry
 /// the secret.
-fn open_gate(r: &mut BTreeMap<u32, Verdict>, gate: &Gate) {
-    let [a, b, c] = gate.0;
-    let all = vec![vec![Cond::Word(3, a), Cond::Word(4, b), Cond::Word(5, c)]];
+fn open_gate(r: &mut BTreeMap<u32, Verdict>) {
+    let all = vec![vec![Cond::Secret(3, 0), Cond::Secret(4, 1), Cond::Secret(5, 2)]];
     for number in [libc::SYS_unshare, libc::SYS_umount2, libc::SYS_sethostname] {
         r.insert(number as u32, Verdict::When(all.clone()));
     }
-    r.insert(libc::SYS_mount as u32, Verdict::When(vec![vec![Cond::Word(5, c)]]));
+    r.insert(libc::SYS_mount as u32, Verdict::When(vec![vec![Cond::Secret(5, 2)]]));
 }
 
 /// The rules as ranges that cover every number: each entry holds from its number up to the next entry's.
@@ -256,11 +273,11 @@ fn conjunction(list: &[Cond]) -> Vec<sock_filter> {
                 statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask),
                 jump(libc::BPF_JEQ, value, 0, out(at + 2)),
             ]),
-            Cond::Word(arg, value) => code.extend([
+            Cond::Secret(arg, word) => code.extend([
                 load(low(arg)),
-                jump(libc::BPF_JEQ, value as u32, 0, out(at + 1)),
+                jump(libc::BPF_JEQ, SECRET + 2 * word, 0, out(at + 1)),
                 load(low(arg) + 4),
-                jump(libc::BPF_JEQ, (value >> 32) as u32, 0, out(at + 3)),
+                jump(libc::BPF_JEQ, SECRET + 2 * word + 1, 0, out(at + 3)),
             ]),
         }
     }
@@ -273,7 +290,7 @@ impl Cond {
         match self {
             Self::Is(..) | Self::IsNot(..) => 2,
             Self::Masked(..) => 3,
-            Self::Word(..) => 4,
+            Self::Secret(..) => 4,
         }
     }
 }
@@ -330,7 +347,7 @@ mod tests {
 
     #[test]
     fn the_tree_says_what_the_rules_say_for_every_number() {
-        let (filter, rules) = (Filter::compile(None), rules(None));
+        let (filter, rules) = (Filter::compile(None), rules(false));
         for number in (0..1200).chain(X32..X32 + 1200) {
             let got = run(&filter, ARCH, number, [0; 6]);
             match rules.get(&number) {

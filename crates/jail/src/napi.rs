@@ -37,19 +37,19 @@ impl Engine {
     }
 
     fn find() -> Option<Self> {
-        // SAFETY: each name is transmuted to the signature that Node-API (stable by its own promise) and libuv (since
+        // SAFETY: each name gets the signature that Node-API (stable by its own promise) and libuv (since
         // 1.12) document for it.
         unsafe {
             Some(Self {
-                create_function: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_create_function")?),
-                set_named_property: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_set_named_property")?),
-                get_cb_info: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_get_cb_info")?),
-                get_boolean: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_get_boolean")?),
-                throw_error: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_throw_error")?),
-                get_buffer_info: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_get_buffer_info")?),
-                get_value_string_utf8: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_get_value_string_utf8")?),
-                get_uv_event_loop: std::mem::transmute::<*mut c_void, _>(symbol(c"napi_get_uv_event_loop")?),
-                uv_loop_fork: std::mem::transmute::<*mut c_void, _>(symbol(c"uv_loop_fork")?),
+                create_function: function(c"napi_create_function")?,
+                set_named_property: function(c"napi_set_named_property")?,
+                get_cb_info: function(c"napi_get_cb_info")?,
+                get_boolean: function(c"napi_get_boolean")?,
+                throw_error: function(c"napi_throw_error")?,
+                get_buffer_info: function(c"napi_get_buffer_info")?,
+                get_value_string_utf8: function(c"napi_get_value_string_utf8")?,
+                get_uv_event_loop: function(c"napi_get_uv_event_loop")?,
+                uv_loop_fork: function(c"uv_loop_fork")?,
             })
         }
     }
@@ -99,10 +99,16 @@ impl Engine {
     }
 }
 
-fn symbol(name: &CStr) -> Option<*mut c_void> {
+/// Looks a function of the engine up.
+///
+/// # Safety
+/// `F` must be the type of a pointer to the function of that name.
+unsafe fn function<F: Copy>(name: &CStr) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     // SAFETY: a NUL-terminated name; RTLD_DEFAULT is always valid.
     let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    (!address.is_null()).then_some(address)
+    // SAFETY: by contract of this function the address is that of a function of type `F`, which has a pointer's size.
+    (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
 }
 
 extern "C" fn init(env: Env, _: Info) -> Value {

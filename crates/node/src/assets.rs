@@ -1,4 +1,52 @@
-//! tmp
-use offshoot_model::Error;
+//! The workers and the shared library, carried inside the binary and laid out on disk under a name that is their own digest.
+//!
+//! It never overwrites a layout that another server of another build may be using.
+
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-pub fn lay_out(data: &Path) -> Result<PathBuf, Error> { Ok(data.to_owned()) }
+
+use offshoot_model::{Error, ErrorKind};
+use sha2::{Digest, Sha256};
+
+const FILES: &[(&str, &[u8])] = &[
+    ("node/worker.cjs", include_bytes!("../../../workers/node/worker.cjs")),
+    ("python/worker.py", include_bytes!("../../../workers/python/worker.py")),
+    ("libjail.so", include_bytes!(concat!(env!("OUT_DIR"), "/libjail.so"))),
+];
+
+/// Lays the files out below `data` and returns the directory that boxes see as `/var/runtime`.
+pub fn lay_out(data: &Path) -> Result<PathBuf, Error> {
+    let mut hash = Sha256::new();
+    for (name, bytes) in FILES {
+        hash.update(name.as_bytes());
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    let digest: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let dir = data.join("runtime").join(digest);
+    if dir.is_dir() && FILES.iter().all(|(name, bytes)| fs::read(dir.join(name)).is_ok_and(|have| have == *bytes)) {
+        return Ok(dir);
+    }
+    let made = write(&dir);
+    made.map_err(|e| Error::new(ErrorKind::Store, "the workers cannot be written to the data directory").caused_by(e))?;
+    Ok(dir)
+}
+
+fn write(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for (name, bytes) in FILES {
+        let path = dir.join(name);
+        let parent = path.parent().unwrap_or(dir);
+        fs::create_dir_all(parent)?;
+        // Boxes run as users of their own: what they may read must be readable by everyone, up to here.
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o755))?;
+        let fresh = path.with_extension("new");
+        let mut file = fs::File::create(&fresh)?;
+        file.write_all(bytes)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.sync_all()?;
+        fs::rename(&fresh, &path)?;
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+}

@@ -3,10 +3,18 @@
 //!
 //! This floor never speaks HTTP to users, never reads the command line, the environment or a configuration file.
 
+mod assets;
+pub mod invoker;
+pub mod node;
 pub mod observe;
+pub mod pool;
 pub mod registry;
 pub mod runtime;
+pub mod templates;
 
+pub use invoker::Invoker;
+pub use node::{Node, NodeConfig, Warm};
 pub use observe::{LogStore, Metrics};
+pub use pool::PoolSettings;
 pub use registry::{DeployRequest, Registry, Settings, Version};
 pub use runtime::RuntimeTable;

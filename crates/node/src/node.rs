@@ -2,7 +2,6 @@
 //!
 //! It never speaks HTTP, and never reads a setting from anywhere but what it is given.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,12 +61,9 @@ pub enum Warm {
 }
 
 /// A node.
-#[derive(Debug)]
 pub struct Node {
     shared: Arc<Shared>,
     invoker: Arc<Invoker>,
-    /// Held for as long as the node lives: one server per data directory.
-    _lock: File,
 }
 
 /// How often the house is kept.
@@ -85,7 +81,6 @@ impl Node {
         let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm } = config;
         let store = |what: &str| Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"));
         std::fs::create_dir_all(&data_dir).map_err(|e| store("cannot be made").caused_by(e))?;
-        let lock = lock(&data_dir)?;
         let runtimes = RuntimeTable::start(runtimes);
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
         let logs = LogStore::open(&data_dir.join("logs"), limits.function_log_bytes)?;
@@ -114,7 +109,7 @@ impl Node {
         let templates = Templates::new(driver.clone(), runtime_dir);
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
-        let node = Arc::new(Node { shared, invoker, _lock: lock });
+        let node = Arc::new(Node { shared, invoker });
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone(), warm));
         Ok(node)
@@ -207,7 +202,7 @@ impl Node {
             pool.kill_all();
         }
         self.shared.driver.shut_down();
-        self.shared.registry.flush_stats();
+        write_counters(&self.shared.registry);
         self.shared.logs.flush();
         self.shared.driver.cgroups().remove_all();
     }
@@ -243,7 +238,17 @@ impl Node {
     fn collect(self: &Arc<Self>) {
         let in_use = self.shared.living_pools().iter().map(|p| p.version.code.clone()).collect();
         let registry = self.shared.registry.clone();
-        tokio::task::spawn_blocking(move || registry.collect_garbage(&in_use));
+        tokio::task::spawn_blocking(move || match registry.collect_garbage(&in_use) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "unused code was removed"),
+            Err(error) => tracing::warn!(%error, "unused code could not be removed"),
+        });
+    }
+}
+
+fn write_counters(registry: &Registry) {
+    if let Err(error) = registry.flush_stats() {
+        tracing::error!(%error, cause = ?error.source, "the counters could not be written; they are kept and tried again");
     }
 }
 
@@ -263,7 +268,7 @@ async fn keep_house(node: std::sync::Weak<Node>) {
                 pool.tick(now);
             }
             let registry = node.shared.registry.clone();
-            tokio::task::spawn_blocking(move || registry.flush_stats());
+            tokio::task::spawn_blocking(move || write_counters(&registry));
         }
         if turn.is_multiple_of(PREDICT) && node.shared.settings.prewarm {
             let room = node.shared.memory_used.load(Ordering::Relaxed) < node.shared.memory_budget / 2;
@@ -291,19 +296,6 @@ async fn warm_templates(node: Arc<Node>, warm: Warm) {
         if wanted {
             node.shared.templates.get(&one).await.ok();
         }
-    }
-}
-
-/// One server per data directory: a second one would fight the first over control groups and counters.
-fn lock(data_dir: &std::path::Path) -> Result<File, Error> {
-    let file = File::options().create(true).truncate(false).write(true).open(data_dir.join("lock"));
-    let file = file.map_err(|e| Error::new(ErrorKind::Store, "the data directory is not writable").caused_by(e))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(Error::new(
-            ErrorKind::Conflict,
-            "another offshoot server uses this data directory: stop it, or name another with --data-dir",
-        )),
     }
 }
 

@@ -258,6 +258,10 @@ fn candidates(options: &RuntimeOptions) -> Vec<Candidate> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let language = if name.starts_with("node") { Language::Node } else { Language::Python };
         let Ok(path) = path.canonicalize() else { return };
+        // A version manager's shims only point at installs that are looked at anyway.
+        if path.parent().is_some_and(|dir| dir.ends_with("shims")) {
+            return;
+        }
         let Ok(about) = path.metadata() else { return };
         if about.is_file() && about.mode() & 0o111 != 0 && seen.insert(path.clone()) {
             list.push(Candidate { path, language, stamp: Stamp::of(&about) });

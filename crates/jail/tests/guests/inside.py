@@ -67,6 +67,7 @@ def look():
         "interfaces": [name for _, name in socket.if_nameindex()],
         "loopback": attempt(lambda: socket.create_server(("127.0.0.1", 0)).close()),
         "fds": sorted(int(f) for f in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{f}") or int(f) < 4),
+        "open": [os.readlink(f"/proc/self/fd/{f}") for f in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{f}")],
         "cgroup": open("/proc/self/cgroup").read().split("\n"),
         "mounts": [line.split()[4] for line in open("/proc/self/mountinfo")],
         "limits": [__import__("resource").getrlimit(r) for r in (7, 6, 4)],

@@ -29,14 +29,13 @@ use admit::Bucket;
 const TRIES: u32 = 4;
 
 /// The invoker.
-#[derive(Debug)]
 pub struct Invoker {
     shared: Arc<Shared>,
     pools: RwLock<HashMap<FunctionName, Served>>,
     draining: AtomicBool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Served {
     pool: Arc<Pool>,
     bucket: Arc<Mutex<Bucket>>,
@@ -119,7 +118,7 @@ impl Invoker {
             self.shared.metrics.throttled(Throttle::Rate);
             Error::new(
                 ErrorKind::Throttled,
-                format!("{} takes {} invocations per second: Rate limit exceeded. Please try again later.", version.config.name, version.config.rate_limit),
+                format!("rate limit exceeded: {} takes {} invocations per second; try again later", version.config.name, version.config.rate_limit),
             )
         })
     }
@@ -159,8 +158,13 @@ impl Invoker {
     pub async fn warm(&self, name: &FunctionName) -> Result<(), Error> {
         let version = self.resolve(name)?;
         let pool = self.served(&version).pool;
-        match pool.lease().await {
-            Ok(_) | Err(Refusal::Retired) => Ok(()),
+        self.shared.runtimes.ready().await;
+        let made = match version.config.snapshot {
+            true => pool.snapshot().await.map(drop),
+            false => pool.lease().await.map(drop),
+        };
+        match made {
+            Ok(()) | Err(Refusal::Retired) => Ok(()),
             Err(Refusal::Platform(error)) => Err(error),
             Err(Refusal::Init(failure)) => {
                 let InitFailure { error, printed, .. } = *failure;
@@ -174,6 +178,11 @@ impl Invoker {
     /// Takes no new calls from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether no new calls are taken.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// Calls that run or wait.

@@ -60,7 +60,6 @@ pub struct Birth {
 }
 
 /// A warm execution environment.
-#[derive(Debug)]
 pub struct Instance {
     /// Unique in this server's life.
     pub id: u64,

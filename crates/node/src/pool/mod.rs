@@ -40,7 +40,6 @@ pub struct PoolSettings {
 }
 
 /// What all pools of a node share.
-#[derive(Debug)]
 pub struct Shared {
     /// The maker of boxes.
     pub driver: Arc<Driver>,
@@ -152,7 +151,6 @@ pub struct InitFailure {
 }
 
 /// The instances of one version.
-#[derive(Debug)]
 pub struct Pool {
     /// What runs here.
     pub version: Arc<Version>,
@@ -163,7 +161,7 @@ pub struct Pool {
     start_ns: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
     /// Instances with room for another invocation; the most recently used is last.
     open: Vec<Arc<Instance>>,
@@ -176,7 +174,6 @@ struct Inner {
     retired: bool,
 }
 
-#[derive(Debug)]
 struct Entry {
     instance: Arc<Instance>,
     active: u32,
@@ -185,11 +182,10 @@ struct Entry {
 }
 
 /// The right to use an instance for one invocation.
-#[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
     instance: Arc<Instance>,
-    /// Nobody has used this instance before.
+    /// The call waited for this instance to be started.
     pub first: bool,
     used: bool,
     finished: bool,
@@ -264,7 +260,7 @@ impl Pool {
             if inner.retired {
                 return Err(Refusal::Retired);
             }
-            if let Some(lease) = self.take_open(&mut inner) {
+            if let Some(lease) = self.take_open(&mut inner, false) {
                 return Ok(lease);
             }
             let (tell, waiter) = oneshot::channel();
@@ -303,7 +299,8 @@ impl Pool {
         )
     }
 
-    fn take_open(self: &Arc<Self>, inner: &mut Inner) -> Option<Lease> {
+    /// `waited`: the lease is for somebody who waited for it; only such a call can have had to wait for a start.
+    fn take_open(self: &Arc<Self>, inner: &mut Inner, waited: bool) -> Option<Lease> {
         while let Some(instance) = inner.open.pop() {
             let Some(entry) = inner.all.get_mut(&instance.id) else { continue };
             if !instance.alive() {
@@ -319,7 +316,7 @@ impl Pool {
             }
             inner.active += 1;
             inner.peak = inner.peak.max(inner.active);
-            let first = instance.served() == 0;
+            let first = waited && instance.served() == 0;
             return Some(Lease { pool: self.clone(), instance, first, used: false, finished: false });
         }
         None
@@ -356,7 +353,7 @@ impl Pool {
     fn serve_waiting(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         let mut grants = Vec::new();
         while !inner.waiting.is_empty() {
-            let Some(lease) = self.take_open(&mut inner) else { break };
+            let Some(lease) = self.take_open(&mut inner, true) else { break };
             let Some(waiter) = inner.waiting.pop_front() else { break };
             grants.push((waiter, lease));
         }
@@ -552,7 +549,8 @@ impl Pool {
     pub fn predict(self: &Arc<Self>, room: bool) {
         let wanted = {
             let mut inner = self.lock();
-            let peak = std::mem::replace(&mut inner.peak, inner.active);
+            let active = inner.active;
+            let peak = std::mem::replace(&mut inner.peak, active);
             inner.predictor.observe(peak.div_ceil(self.per_instance()));
             inner.predictor.wanted(self.limit())
         };

@@ -82,8 +82,9 @@ struct Loaded {
 impl Pool {
     /// Starts one instance. The permit is let go early when initialisation takes long.
     pub(super) async fn start_one(self: &Arc<Self>, permit: Option<SemaphorePermit<'_>>) -> Result<Arc<Instance>, Refusal> {
-        let began = Instant::now();
         self.room()?;
+        self.shared.runtimes.ready().await;
+        let began = Instant::now();
         self.shared.registry.verify_code(&self.version.code).await.map_err(Refusal::Platform)?;
         let mut starting = std::pin::pin!(self.start_somehow());
         let loaded = match tokio::time::timeout(HOLD, &mut starting).await {
@@ -131,7 +132,7 @@ impl Pool {
                 Err(refusal) => return Err(refusal),
             }
         }
-        let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.installed;
+        let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual;
         if let Ok(template) = self.shared.templates.get(&installed).await {
             match self.clone_box(&template, false).await {
                 Ok((sandbox, start)) => return self.load(sandbox, StartKind::Clone, start, false).await,
@@ -159,30 +160,32 @@ impl Pool {
         }
     }
 
-    /// Clones the function's own template, making it first if there is none. `None`: not possible now, start another way.
-    async fn restore(self: &Arc<Self>) -> Result<Option<Loaded>, Refusal> {
-        let template = {
-            let mut state = self.snapshot.lock().await;
-            match state.live() {
-                Some(live) => live,
-                None if state.failed.is_some_and(|when| when.elapsed() < SNAPSHOT_RETRY) => return Ok(None),
-                None => {
-                    let made = self.make_snapshot().await;
-                    match made {
-                        Ok(template) => {
-                            *state = SnapshotState { live: Some(template.clone()), failed: None };
-                            template
-                        }
-                        Err(refusal @ Refusal::Init(_)) => return Err(refusal),
-                        Err(other) => {
-                            tracing::warn!(function = %self.version.config.name, why = ?other, "no snapshot could be made; starts clone the language template");
-                            *state = SnapshotState { live: None, failed: Some(Instant::now()) };
-                            return Ok(None);
-                        }
-                    }
-                }
+    /// The function's own template, made now if there is none. `None`: not possible now, start another way.
+    pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Option<Arc<Template>>, Refusal> {
+        let mut state = self.snapshot.lock().await;
+        if let Some(live) = state.live() {
+            return Ok(Some(live));
+        }
+        if state.failed.is_some_and(|when| when.elapsed() < SNAPSHOT_RETRY) {
+            return Ok(None);
+        }
+        match self.make_snapshot().await {
+            Ok(template) => {
+                *state = SnapshotState { live: Some(template.clone()), failed: None };
+                Ok(Some(template))
             }
-        };
+            Err(refusal @ Refusal::Init(_)) => Err(refusal),
+            Err(other) => {
+                tracing::warn!(function = %self.version.config.name, why = ?other, "no snapshot could be made; starts clone the language template");
+                *state = SnapshotState { live: None, failed: Some(Instant::now()) };
+                Ok(None)
+            }
+        }
+    }
+
+    /// Clones the function's own template. `None`: not possible now, start another way.
+    async fn restore(self: &Arc<Self>) -> Result<Option<Loaded>, Refusal> {
+        let Some(template) = self.snapshot().await? else { return Ok(None) };
         match self.clone_box(&template, false).await {
             Ok((sandbox, start)) => self.load(sandbox, StartKind::Restore, start, false).await.map(Some),
             Err(error) => {
@@ -199,7 +202,7 @@ impl Pool {
     /// Loads the function in a clone of the language template and keeps that as the function's own template.
     async fn make_snapshot(self: &Arc<Self>) -> Result<Arc<Template>, Refusal> {
         let failed = |why: String| Refusal::Platform(Error::new(ErrorKind::StartFailed, why));
-        let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.installed;
+        let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual;
         let language = self.shared.templates.get(&installed).await.map_err(failed)?;
         let (sandbox, start) = self.clone_box(&language, true).await.map_err(refused)?;
         let loaded = self.load(sandbox, StartKind::Clone, start, true).await?;

@@ -19,7 +19,6 @@ const TAIL: usize = 4 << 10;
 const TURN: usize = 256 << 10;
 
 /// The log pipes of one instance.
-#[derive(Debug)]
 pub struct LogTap {
     function: FunctionName,
     store: Arc<LogStore>,

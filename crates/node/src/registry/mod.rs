@@ -133,13 +133,9 @@ impl Registry {
     pub fn open(data_dir: &Path, limits: Limits, runtimes: Arc<RuntimeTable>) -> Result<Arc<Registry>, Error> {
         DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(disk_error)?;
         let lock = lock_directory(data_dir)?;
-        let store = Store::open(&data_dir.join("registry.db"))?;
         let code = CodeStore::open(data_dir, limits.clone())?;
-        if store.created && !code.is_empty()? {
-            let message = "the registry's store (registry.db in the data directory) is missing or empty, but deployed code is there: \
-                           restore the store from a backup, or move the directories code and code.meta away to start anew";
-            return Err(Error::new(ErrorKind::Store, message));
-        }
+        // Code without a store means that the store was lost: a new, empty one would make garbage of everything.
+        let store = Store::open(&data_dir.join("registry.db"), code.is_empty()?)?;
         let versions = store.load()?.into_iter().map(version_of);
         let table: HashMap<_, _> = versions.map(|v| (v.config.name.clone(), Arc::new(v))).collect();
         let flushed = table.values().map(|v| (v.config.name.clone(), v.stats.read())).collect();
@@ -173,9 +169,11 @@ impl Registry {
     /// Deploys an archive as a new function or as a new version of one. When it returns, the version is durable and current;
     /// when it fails, nothing changed. Runs to its end even if the caller stops waiting.
     pub async fn deploy(self: &Arc<Self>, request: DeployRequest) -> Result<Arc<Version>, Error> {
-        let turn = Arc::clone(&self.unpacking).acquire_owned().await.map_err(|_| internal("no more deployments"))?;
-        self.change(request.name.clone(), move |this| {
-            let _turn = turn;
+        let turn = self.turn_of(request.name.clone()).lock_owned().await;
+        // After the name's turn, so that many deployments of one name do not keep the others from unpacking.
+        let room = Arc::clone(&self.unpacking).acquire_owned().await.map_err(|e| internal("deployments have ended").caused_by(e))?;
+        self.blocking(move |this| {
+            let _held = (turn, room); // given up when the work is done, not when the caller stops waiting
             this.deploy_now(&request)
         })
         .await
@@ -226,7 +224,7 @@ impl Registry {
         let moved: Vec<(&Arc<Version>, (u64, u64))> = versions
             .iter()
             .map(|v| (v, v.stats.read()))
-            .filter(|(v, now)| flushed.get(&v.config.name) != Some(now))
+            .filter(|(v, now)| flushed.get(&v.config.name).copied().unwrap_or_default() != *now)
             .collect();
         if moved.is_empty() {
             return Ok(());
@@ -327,7 +325,7 @@ impl Registry {
     ) -> Result<T, Error> {
         let turn = self.turn_of(name).lock_owned().await;
         self.blocking(move |this| {
-            let _turn = turn; // given up when the work is done, not when the caller stops waiting
+            let _turn = turn; // as in `deploy`
             work(this)
         })
         .await

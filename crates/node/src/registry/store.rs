@@ -69,21 +69,19 @@ pub(super) struct Count<'a> {
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Mutex<Connection>,
-    /// This open made the store.
-    pub created: bool,
 }
 
 impl Store {
-    /// Opens the store, or makes a new one where there is none.
-    pub fn open(path: &Path) -> Result<Store, Error> {
+    /// Opens the store. Where there is none, makes a new one if it `may_create`, and otherwise says that it was lost.
+    pub fn open(path: &Path, may_create: bool) -> Result<Store, Error> {
         // SQLite gives its side files the mode of this one. Environments of functions are in it.
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
         file.map_err(|e| Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) cannot be opened").caused_by(e))?;
         let mut connection = Connection::open(path).map_err(failed)?;
         set_up(&connection)?;
-        let created = migrate(&mut connection)?;
+        migrate(&mut connection, may_create)?;
         check(&connection)?;
-        Ok(Store { connection: Mutex::new(connection), created })
+        Ok(Store { connection: Mutex::new(connection) })
     }
 
     /// Every function.
@@ -165,19 +163,24 @@ fn set_up(connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the tables of a new store, and refuses a newer one. Answers whether it was new.
-fn migrate(connection: &mut Connection) -> Result<bool, Error> {
+/// Makes the tables of a new store, and refuses a newer one.
+fn migrate(connection: &mut Connection, may_create: bool) -> Result<(), Error> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0)).map_err(failed)?;
+    if tables == 0 && !may_create {
+        let message = "the registry's store (registry.db in the data directory) is missing or empty, but deployed code is there: \
+                       restore the store from a backup, or move the directories code and code.meta away to start anew";
+        return Err(Error::new(ErrorKind::Store, message));
+    }
     if tables == 0 {
         tx.execute_batch(TABLES).map_err(failed)?;
         tx.execute("INSERT INTO schema VALUES (?1)", [SCHEMA]).map_err(failed)?;
         tx.commit().map_err(failed)?;
-        return Ok(true);
+        return Ok(());
     }
     let version = tx.query_row("SELECT version FROM schema", [], |r| r.get::<_, i64>(0)).optional().map_err(failed)?;
     match version {
-        Some(SCHEMA) => Ok(false),
+        Some(SCHEMA) => Ok(()),
         Some(newer) if newer > SCHEMA => Err(Error::new(
             ErrorKind::Store,
             format!(
@@ -261,9 +264,9 @@ mod tests {
     fn a_store_of_a_newer_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.db");
-        drop(Store::open(&path).unwrap());
+        drop(Store::open(&path, true).unwrap());
         Connection::open(&path).unwrap().execute("UPDATE schema SET version = 2", []).unwrap();
-        let error = Store::open(&path).unwrap_err();
+        let error = Store::open(&path, true).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Store);
         assert!(error.message.contains("newer Offshoot"), "{error}");
     }
@@ -273,7 +276,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.db");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path, true).unwrap();
         let sync: i64 = store.lock().query_row("PRAGMA synchronous", [], |r| r.get(0)).unwrap();
         let mode: String = store.lock().query_row("PRAGMA journal_mode", [], |r| r.get(0)).unwrap();
         assert_eq!((sync, mode.as_str()), (2, "wal"));

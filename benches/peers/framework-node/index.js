@@ -1,0 +1,4 @@
+'use strict';
+exports.echo = (request, response) => {
+  response.json({ ok: true, event: request.body });
+};

@@ -1,0 +1,2 @@
+def echo(request):
+    return {"ok": True, "event": request.get_json()}

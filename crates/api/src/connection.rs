@@ -1,0 +1,185 @@
+//! One connection from its first byte to its last: hyper with our limits around it, the checks at the door, the choice of
+//! a route, and the net under a panic.
+//!
+//! A caller that hangs up drops what is running for it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use offshoot_model::ErrorKind;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use crate::auth::{self, Credential};
+use crate::body::{BodyError, Inflow};
+use crate::error::{Dialect, Refusal};
+use crate::reply::Reply;
+use crate::wire::{HeadWatch, Patience, Wire};
+use crate::{ApiState, Backend, glambdar, guard, native, ops};
+
+/// Header bytes of one request.
+const MAX_HEAD: usize = 64 << 10;
+/// Bytes of one connection that are read ahead or wait to be written.
+const MAX_BUFFER: usize = 128 << 10;
+
+/// What the requests of one connection share.
+struct Connection<B> {
+    state: Arc<ApiState<B>>,
+    watch: Arc<HeadWatch>,
+}
+
+/// One request on its way through the routes.
+pub(crate) struct Call<'a, B> {
+    pub state: &'a Arc<ApiState<B>>,
+    pub parts: Parts,
+    pub credential: Credential,
+    body: Option<Incoming>,
+    watch: &'a HeadWatch,
+}
+
+impl<B: Backend> Call<'_, B> {
+    /// The node's verbs.
+    pub fn backend(&self) -> &B {
+        self.state.backend()
+    }
+    /// The body, to be read piece by piece.
+    pub fn inflow(&mut self, limit: u64) -> Result<Inflow, BodyError> {
+        let body = self.body.take().ok_or(BodyError::Broken)?;
+        Inflow::new(body, limit, self.state.options.body_timeout)
+    }
+    /// The whole body.
+    pub async fn collect(&mut self, limit: u64) -> Result<Bytes, BodyError> {
+        if self.body.as_ref().is_some_and(Body::is_end_stream) {
+            return Ok(Bytes::new());
+        }
+        let whole = self.inflow(limit)?.collect().await?;
+        self.watch.rearm();
+        Ok(whole)
+    }
+}
+
+/// Serves HTTP/1.1 on one connection until it ends. The caller has set `TCP_NODELAY`.
+pub async fn serve_connection<B, I>(io: I, state: Arc<ApiState<B>>, peer: Option<SocketAddr>)
+where
+    B: Backend,
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Some(_slot) = Slot::take(&state) else { return refuse(io).await };
+    let options = &state.options;
+    let watch = HeadWatch::new();
+    let patience = Patience { write: options.write_timeout, linger: options.linger };
+    let wire = Wire::new(io, Arc::clone(&watch), patience);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.head_timeout)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(MAX_BUFFER)
+        // A caller that closes its side has gone: its invocation is dropped.
+        .half_close(false);
+    let mut draining = state.draining.subscribe();
+    let connection = Arc::new(Connection { state: Arc::clone(&state), watch });
+    let service = service_fn(move |request| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(answer(&connection, request).await) }
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(wire), service));
+    let ended = tokio::select! {
+        biased;
+        ended = serving.as_mut() => ended,
+        _ = draining.wait_for(|now| *now) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(peer = ?peer, error = %e, "connection ended");
+    }
+}
+
+/// A place among the connections of this server.
+struct Slot<'a, B>(&'a ApiState<B>);
+
+impl<'a, B> Slot<'a, B> {
+    fn take(state: &'a ApiState<B>) -> Option<Self> {
+        let slot = Slot(state);
+        (state.connections.fetch_add(1, Ordering::Relaxed) < state.options.max_connections).then_some(slot)
+    }
+}
+
+impl<B> Drop for Slot<'_, B> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn refuse<I: AsyncWrite + Unpin>(mut io: I) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 61\r\n\
+        Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"this server has as many connections as it allows\"}\n";
+    let said = async {
+        let _ = io.write_all(FULL).await;
+        let _ = io.shutdown().await;
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), said).await;
+}
+
+/// The net: whatever happens inside, the caller gets an answer and the server goes on.
+async fn answer<B: Backend>(connection: &Connection<B>, request: Request<Incoming>) -> Reply {
+    let dialect = if request.uri().path().starts_with(native::PREFIX) { Dialect::Native } else { Dialect::Glambdar };
+    let mut inner = pin!(admit(connection, request));
+    let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx))) {
+        Ok(poll) => poll,
+        Err(_) => {
+            let message = "this request met a bug in the server";
+            let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Internal.code(), message);
+            Poll::Ready(Err(refusal.closing()))
+        }
+    })
+    .await;
+    result.unwrap_or_else(|refusal| refusal.into_reply(dialect))
+}
+
+async fn admit<B: Backend>(connection: &Connection<B>, request: Request<Incoming>) -> Result<Reply, Refusal> {
+    let faults = connection.watch.take();
+    let (parts, body) = request.into_parts();
+    let state = &connection.state;
+    guard::check(&parts, faults, &state.options.hosts)?;
+    if body.is_end_stream() {
+        connection.watch.rearm();
+    }
+    let call = Call { state, parts, credential: None, body: Some(body), watch: &connection.watch };
+    route(call).await
+}
+
+async fn route<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
+    let path = call.parts.uri.path();
+    if let Some(reply) = ops::open(path, &call)? {
+        return Ok(reply);
+    }
+    call.credential = auth::check(call.state.options.token.as_deref(), &call.parts.headers)?;
+    let path = call.parts.uri.path();
+    if path.starts_with(glambdar::INVOKE) {
+        return glambdar::invoke(call).await;
+    }
+    if path.starts_with(native::PREFIX) {
+        return native::route(call).await;
+    }
+    if path == "/metrics" {
+        return ops::metrics(&call);
+    }
+    // The routes of people and tools: their futures are large and their speed is not what counts.
+    Box::pin(glambdar::route(call)).await
+}

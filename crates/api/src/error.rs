@@ -1,0 +1,167 @@
+//! Refusals: why a request got no answer from a function or from the registry, as a status and a sentence in the dialect
+//! that the request spoke.
+//!
+//! Every kind of platform failure has its arm here, so the compiler asks when one is added. What lies under a failure goes
+//! to the server's log and never into an answer.
+
+use std::borrow::Cow;
+
+use http::{HeaderValue, StatusCode, header};
+use offshoot_model::{Error, ErrorKind, RequestId};
+use serde_json::json;
+
+use crate::body::BodyError;
+use crate::reply::{self, Reply};
+
+/// Glambdar's sentence for a function that is not there.
+const NOT_FOUND: &str = "Function not found!";
+/// Glambdar's sentence for a rate limit.
+const RATE_LIMITED: &str = "Rate limit exceeded. Please try again later.";
+
+/// Which family of routes a request used: it decides how a refusal is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// `{"error"}`, with Glambdar's sentences.
+    Glambdar,
+    /// `{"error","kind"}`.
+    Native,
+}
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    kind: &'static str,
+    message: Cow<'static, str>,
+    close: bool,
+    allow: Option<&'static str>,
+    retry: bool,
+    request_id: Option<RequestId>,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Refusal { status, kind, message: message.into(), close: false, allow: None, retry: false, request_id: None }
+    }
+    /// 400 with the kind `invalid-input`.
+    pub fn bad(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidInput.code(), message)
+    }
+    /// 404 for a path that nothing serves.
+    pub fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-route", "there is nothing at this path")
+    }
+    /// 405 with the methods that there are.
+    pub fn method(allow: &'static str) -> Self {
+        let message = format!("this path takes {allow}");
+        Refusal { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message) }
+    }
+    /// 404 for a function.
+    pub fn unknown_function() -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::NotFound.code(), NOT_FOUND)
+    }
+    /// The same, and the connection ends with it: what follows on it cannot be trusted or was not read.
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+    /// The same, for this invocation.
+    pub fn of(mut self, id: &RequestId) -> Self {
+        self.request_id = Some(id.clone());
+        self
+    }
+
+    /// The answer.
+    pub fn into_reply(self, dialect: Dialect) -> Reply {
+        let body = match dialect {
+            Dialect::Glambdar => json!({"error": self.glambdar_message()}),
+            Dialect::Native => json!({"error": self.message, "kind": self.kind}),
+        };
+        let mut reply = reply::json(self.status, &body);
+        let headers = reply.headers_mut();
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(id) = &self.request_id {
+            reply::set_request_id(headers, id);
+        }
+        reply
+    }
+
+    fn glambdar_message(&self) -> &str {
+        let starts = |text: &str| self.message.get(..text.len()).is_some_and(|m| m.eq_ignore_ascii_case(text));
+        match self.status {
+            StatusCode::NOT_FOUND if self.kind == ErrorKind::NotFound.code() => NOT_FOUND,
+            StatusCode::TOO_MANY_REQUESTS if starts("rate limit") => RATE_LIMITED,
+            _ => &self.message,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let status = match error.kind {
+            ErrorKind::InvalidInput | ErrorKind::BadArchive | ErrorKind::RuntimeMissing => StatusCode::BAD_REQUEST,
+            ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Conflict => StatusCode::CONFLICT,
+            ErrorKind::SandboxUnavailable => StatusCode::NOT_IMPLEMENTED,
+            ErrorKind::Throttled => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::NoCapacity | ErrorKind::StartFailed | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::CodeCorrupt | ErrorKind::Store | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Denied => StatusCode::FORBIDDEN,
+        };
+        if status.is_server_error() {
+            let source = error.source.as_deref().unwrap_or("");
+            tracing::error!(kind = error.kind.code(), source, "{}", error.message);
+        }
+        let retry = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        Refusal { retry, ..Refusal::new(status, error.kind.code(), error.message) }
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        let refusal = match error {
+            BodyError::TooLarge(limit) => {
+                let message = format!("the body is larger than {limit} bytes");
+                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge.code(), message)
+            }
+            BodyError::TooSlow => Refusal::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the body came too slowly"),
+            BodyError::Broken => Refusal::bad("the body ended early or its framing is broken"),
+        };
+        refusal.closing()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_status_that_fits_its_fault() {
+        for kind in ErrorKind::ALL {
+            let status = Refusal::from(Error::new(*kind, "m")).status;
+            let caller = kind.fault() == offshoot_model::Fault::Caller;
+            assert_eq!(status.is_client_error(), caller, "{kind:?} {status}");
+        }
+    }
+
+    #[test]
+    fn glambdar_has_its_own_sentences() {
+        let of = |kind, message: &str| Refusal::from(Error::new(kind, message));
+        assert_eq!(of(ErrorKind::NotFound, "no function x").glambdar_message(), NOT_FOUND);
+        assert_eq!(of(ErrorKind::Throttled, "rate limit of 5 per second reached").glambdar_message(), RATE_LIMITED);
+        assert_eq!(of(ErrorKind::Throttled, "all 3 instances are busy").glambdar_message(), "all 3 instances are busy");
+        assert_eq!(Refusal::no_route().glambdar_message(), "there is nothing at this path");
+    }
+}

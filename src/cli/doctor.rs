@@ -1,0 +1,259 @@
+//! `offshoot doctor`: what this machine can do, why not where it cannot, and how to mend it.
+//!
+//! It looks and never changes anything but for one empty file that it makes and removes again to see whether it may write.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use http::Method;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Context;
+use super::client::{Client, block_on};
+use super::error::{CliError, Exit};
+use crate::config::{Loaded, ServeFlags, load};
+
+/// Checks what this machine can do.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    flags: ServeFlags,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// What it belongs to: machine, languages, sandbox, clone methods, cgroups, server.
+    pub area: &'static str,
+    /// What it is.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found; for a `no`, the reason.
+    pub detail: String,
+    /// What to do about a `no`.
+    pub remedy: Option<String>,
+    /// Whether nothing can be served without it.
+    pub required: bool,
+}
+
+impl Row {
+    fn new(area: &'static str, name: &str, ok: bool, detail: impl Into<String>) -> Self {
+        Row { area, name: name.to_owned(), ok, detail: detail.into(), remedy: None, required: false }
+    }
+    fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+/// Prints the table; 0 when serving is possible.
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    let loaded = load(&context.env, &args.flags.0)?;
+    let rows = gather(&loaded);
+    let able = rows.iter().all(|row| row.ok || !row.required);
+    if context.term.json() {
+        context.term.document(&json!({"able": able, "checks": rows}))?;
+    } else {
+        lines(&rows).iter().try_for_each(|line| context.term.line(line))?;
+        let missing = rows.iter().filter(|row| !row.ok).count();
+        context.term.line("")?;
+        context.term.line(&verdict(able, missing))?;
+    }
+    Ok(if able { Exit::Ok } else { Exit::Config })
+}
+
+/// Every row of the table: each area has one function that gathers its rows, and this is where they meet.
+fn gather(loaded: &Loaded) -> Vec<Row> {
+    let mut rows = vec![kernel(), user()];
+    rows.extend(cgroups(loaded.serve.cgroup_root.as_deref()));
+    rows.extend([data_dir(&loaded.serve.data_dir), address(loaded), token(loaded)]);
+    rows
+}
+
+fn verdict(able: bool, missing: usize) -> String {
+    match (able, missing) {
+        (true, 0) => "everything is in order: offshoot serve".to_owned(),
+        (true, n) => format!("this machine can serve; {n} of the above could be better"),
+        (false, _) => "this machine cannot serve yet: mend what is marked NO first".to_owned(),
+    }
+}
+
+fn lines(rows: &[Row]) -> Vec<String> {
+    let width = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
+    let (area, name) = (width(|row| row.area), width(|row| &row.name));
+    let mut lines = Vec::new();
+    for row in rows {
+        let sign = match (row.ok, row.required) {
+            (true, _) => "yes",
+            (false, false) => "no ",
+            (false, true) => "NO ",
+        };
+        lines.push(format!("{:<area$}  {:<name$}  {sign}  {}", row.area, row.name, row.detail));
+        if let Some(remedy) = row.remedy.as_ref().filter(|_| !row.ok) {
+            lines.push(format!("{:<area$}  {:<name$}       → {remedy}", "", ""));
+        }
+    }
+    lines
+}
+
+// ── The machine ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Linux 5.14 is the first with everything that a box needs: pidfds, Landlock and `cgroup.kill`.
+fn kernel() -> Row {
+    let release = read("/proc/sys/kernel/osrelease");
+    let ok = release.as_deref().and_then(version).is_some_and(|version| version >= (5, 14));
+    let detail = release.map_or("not Linux".to_owned(), |release| format!("Linux {release} on {}", std::env::consts::ARCH));
+    Row::new("machine", "kernel", ok, detail).remedy("update to Linux 5.14 or later (pidfds, Landlock, cgroup.kill)")
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn user() -> Row {
+    let status = read("/proc/self/status").unwrap_or_default();
+    match effective_uid(&status) {
+        Some(0) => Row::new("machine", "user", true, "root: each instance gets a user id of its own"),
+        Some(uid) => Row::new("machine", "user", false, format!("user id {uid}: instances cannot get user ids of their own"))
+            .remedy("run the server as root (instances never are), or accept it with --allow-degraded uid"),
+        None => Row::new("machine", "user", false, "/proc/self/status cannot be read").remedy("mount /proc"),
+    }
+}
+
+fn effective_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+// ── cgroups ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn cgroups(root: Option<&Path>) -> Vec<Row> {
+    let Some(mount) = read("/proc/self/mountinfo").as_deref().and_then(cgroup2_mount) else {
+        return vec![
+            Row::new("cgroups", "version 2", false, "no cgroup2 file system is mounted: memory and CPU limits have no effect")
+                .remedy("boot with systemd.unified_cgroup_hierarchy=1, or accept it with --allow-degraded cgroup"),
+        ];
+    };
+    let own = root.map(Path::to_owned).or_else(|| own_cgroup(&mount)).unwrap_or_else(|| mount.clone());
+    let offered = read(own.join("cgroup.controllers")).unwrap_or_default();
+    let missing: Vec<_> = ["cpu", "memory", "pids"].into_iter().filter(|name| !offered.split_whitespace().any(|c| c == *name)).collect();
+    let controllers = if missing.is_empty() {
+        Row::new("cgroups", "controllers", true, "cpu, memory and pids")
+    } else {
+        Row::new("cgroups", "controllers", false, format!("{} has no {}", own.display(), missing.join(", ")))
+            .remedy("start the server as a systemd service with Delegate=yes, or name another cgroup with --cgroup-root")
+    };
+    let writable = may_write_file(&own.join("cgroup.procs"));
+    let detail = format!("{}{}", own.display(), if writable { "" } else { " is not writable for this user" });
+    let delegated = Row::new("cgroups", "delegated", writable, detail)
+        .remedy("start the server as root or as a systemd service with Delegate=yes, or accept it with --allow-degraded cgroup");
+    vec![Row::new("cgroups", "version 2", true, mount.display().to_string()), controllers, delegated]
+}
+
+/// Where the cgroup2 file system is mounted (`proc_pid_mountinfo(5)`).
+fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        (after.split(' ').next()? == "cgroup2").then(|| before.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+fn own_cgroup(mount: &Path) -> Option<PathBuf> {
+    let own = read("/proc/self/cgroup")?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(mount.join(path)).filter(|dir| dir.is_dir())
+}
+
+// ── The server ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn data_dir(dir: &Path) -> Row {
+    let existing = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let row = match may_make_file(existing) {
+        Ok(()) if existing == dir => Row::new("server", "data directory", true, dir.display().to_string()),
+        Ok(()) => Row::new("server", "data directory", true, format!("{} will be made", dir.display())),
+        Err(e) => Row::new("server", "data directory", false, format!("cannot write in {}: {e}", existing.display())),
+    };
+    row.required().remedy("make it writable for this user, or choose another with --data-dir")
+}
+
+fn address(loaded: &Loaded) -> Row {
+    let listen = loaded.serve.listen;
+    let Err(error) = TcpListener::bind(listen) else {
+        return Row::new("server", "address", true, format!("{listen} is free")).required();
+    };
+    let client = Client::new(loaded.client.clone());
+    match block_on(client.ask(Method::GET, "/health")) {
+        Ok(health) if health["status"] == "ok" => {
+            let version = health["version"].as_str().unwrap_or("of unknown version").to_owned();
+            Row::new("server", "address", true, format!("offshoot {version} is running on {listen}")).required()
+        }
+        _ => Row::new("server", "address", false, format!("{listen} cannot be listened on: {error}"))
+            .required()
+            .remedy("stop what is listening there, or choose another port with --port"),
+    }
+}
+
+fn token(loaded: &Loaded) -> Row {
+    match loaded.serve.check() {
+        Ok(()) if loaded.serve.token.is_some() => Row::new("server", "token", true, "set").required(),
+        Ok(()) => Row::new("server", "token", true, "none, and only this machine can connect").required(),
+        Err(error) => Row::new("server", "token", false, error.message).required().remedy(error.hint.unwrap_or_default()),
+    }
+}
+
+// ── Looking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// Opening for writing changes nothing.
+fn may_write_file(path: &Path) -> bool {
+    std::fs::OpenOptions::new().append(true).open(path).is_ok()
+}
+
+fn may_make_file(dir: &Path) -> std::io::Result<()> {
+    let path = dir.join(format!(".offshoot-doctor-{}", std::process::id()));
+    std::fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_is_understood() {
+        assert_eq!(version("6.8.0-45-generic"), Some((6, 8)));
+        assert_eq!(version("5.14-rc1"), Some((5, 14)));
+        assert_eq!(version("x"), None);
+        assert_eq!(effective_uid("Name:\ta\nUid:\t1000\t0\t1000\t1000\n"), Some(0));
+        let info = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n30 23 0:27 / /tmp rw - tmpfs tmpfs rw";
+        assert_eq!(cgroup2_mount(info), Some(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(cgroup2_mount("30 23 0:27 / /tmp rw - tmpfs tmpfs rw"), None);
+    }
+
+    #[test]
+    fn every_no_shows_its_remedy_and_yes_does_not() {
+        let rows = [
+            Row::new("machine", "kernel", true, "6.8").remedy("update"),
+            Row::new("server", "address", false, "taken").required().remedy("choose another"),
+        ];
+        assert_eq!(lines(&rows), ["machine  kernel   yes  6.8", "server   address  NO   taken", "                       → choose another"]);
+    }
+
+    #[test]
+    fn a_missing_data_directory_is_judged_by_what_exists() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(data_dir(&home.path().join("a/b/c")).ok);
+        assert!(!data_dir(Path::new("/proc/offshoot")).ok);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+}

@@ -1,0 +1,1 @@
+exports.handler = async () => new Promise((resolve) => setTimeout(resolve, 2 ** 31 - 1));

@@ -1,0 +1,5 @@
+import ctypes
+
+
+def handler(req):
+    ctypes.string_at(0)

@@ -1,0 +1,5 @@
+import os
+
+
+def handler(req):
+    os._exit(0)

@@ -1,0 +1,5 @@
+import sys
+
+
+def handler(req):
+    sys.exit(1)

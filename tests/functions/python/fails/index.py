@@ -1,0 +1,6 @@
+class PaymentError(Exception):
+    pass
+
+
+def handler(req):
+    raise PaymentError("no money")

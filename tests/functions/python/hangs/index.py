@@ -1,0 +1,5 @@
+import time
+
+
+def handler(req):
+    time.sleep(10**6)

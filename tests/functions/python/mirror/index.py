@@ -1,0 +1,5 @@
+"""Answers exactly what the body's JSON says, whatever that is."""
+
+
+def handler(req):
+    return req.json()
