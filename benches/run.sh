@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs all benches, one after the other, and writes what they print to target/bench-report.md.
-# OFFSHOOT_BENCH_QUICK=1: a tenth of the samples. OFFSHOOT_BENCH_STRICT=1: a missed target is a failure.
+# BENCH_QUICK=1: a tenth of the samples. BENCH_STRICT=1: a missed target is a failure.
 set -eu
 cd "$(dirname "$0")/.."
 report=$PWD/target/bench-report.md
@@ -15,7 +15,7 @@ cargo build --release --quiet
 } > "$report"
 failed=0
 for bench in ${*:-rest cold warm density burst}; do
-    OFFSHOOT_BENCH_REPORT=$report cargo bench --quiet --bench "$bench" || failed=1
+    BENCH_REPORT=$report cargo bench --quiet --bench "$bench" || failed=1
 done
 echo "written: $report"
 exit $failed

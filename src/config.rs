@@ -124,6 +124,8 @@ pub enum LogFormat {
 /// Runtimes whose template boots with the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WarmRuntimes {
+    /// Those that a deployed function uses.
+    Used,
     /// Every runtime that this machine has.
     All,
     /// None: the first cold start boots its template.
@@ -146,13 +148,18 @@ pub struct ServerUrl {
 impl ServerUrl {
     fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with("https://") {
-            return Err(format!("'{text}': this client speaks http only; reach the server through a tunnel or a local proxy"));
+            return Err(format!(
+                "'{text}': this client speaks http only; reach the server through a tunnel or a local proxy"
+            ));
         }
         let wrong = || format!("'{text}' is not a server address: write http://HOST:PORT");
         let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri = http::Uri::from_str(&full).map_err(|_| wrong())?;
         let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(wrong)?;
-        if uri.scheme_str() != Some("http") || uri.query().is_some() || uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+        if uri.scheme_str() != Some("http")
+            || uri.query().is_some()
+            || uri.authority().is_some_and(|a| a.as_str().contains('@'))
+        {
             return Err(wrong());
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -176,7 +183,11 @@ impl ServerUrl {
 
     /// `host:port`, as the `Host` header has it.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 impl fmt::Display for ServerUrl {
@@ -463,9 +474,9 @@ pub static SETTINGS: &[Setting] = &[
         key: "warm_runtimes",
         flag: "warm-runtimes",
         env: "OFFSHOOT_WARM_RUNTIMES",
-        takes: Takes::List("all|none|NAME,…"),
+        takes: Takes::List("used|all|none|NAME,…"),
         scope: Scope::Serve,
-        help: "Runtimes whose template boots with the server, so that even the first start is a clone",
+        help: "Runtimes whose template boots ahead of the first start: those of deployed functions, all, none, or these",
         set: |d, raw| parse_warm(raw.items).map(|warm| d.serve.warm_runtimes = warm),
         get: |d| show_warm(&d.serve.warm_runtimes),
     },
@@ -565,18 +576,102 @@ pub static SETTINGS: &[Setting] = &[
         set: |d, raw| raw.millis().map(|time| d.serve.drain = time),
         get: |d| json!(d.serve.drain),
     },
-    limit!(zipped_bytes, "limits-zipped-bytes", "OFFSHOOT_LIMITS_ZIPPED_BYTES", "BYTES", |r| parse_bytes(r.one()?, 1), "Largest archive as uploaded"),
-    limit!(unzipped_bytes, "limits-unzipped-bytes", "OFFSHOOT_LIMITS_UNZIPPED_BYTES", "BYTES", |r| parse_bytes(r.one()?, 1), "Largest archive once unpacked"),
-    limit!(archive_entries, "limits-archive-entries", "OFFSHOOT_LIMITS_ARCHIVE_ENTRIES", "N", |r| r.number(), "Most entries in an archive"),
-    limit!(request_bytes, "limits-request-bytes", "OFFSHOOT_LIMITS_REQUEST_BYTES", "BYTES", |r| parse_bytes(r.one()?, 1), "Largest request body of an invocation"),
-    limit!(reply_bytes, "limits-reply-bytes", "OFFSHOOT_LIMITS_REPLY_BYTES", "BYTES", |r| parse_bytes(r.one()?, 1), "Largest reply of an invocation"),
-    limit!(env_bytes, "limits-env-bytes", "OFFSHOOT_LIMITS_ENV_BYTES", "BYTES", |r| parse_bytes(r.one()?, 1), "Largest environment of a function"),
-    limit!(concurrency, "limits-concurrency", "OFFSHOOT_LIMITS_CONCURRENCY", "N", |r| r.number(), "Most invocations running at once, over all functions"),
-    limit!(memory_budget_mib, "limits-memory-budget-mib", "OFFSHOOT_LIMITS_MEMORY_BUDGET_MIB", "MIB", |r| parse_mib(r.one()?), "Memory promised to instances before idle ones are stopped; 0 = three quarters of the machine"),
-    limit!(queue_wait_ms, "limits-queue-wait-ms", "OFFSHOOT_LIMITS_QUEUE_WAIT_MS", "MS", |r| parse_millis(r.one()?, 1), "Longest wait for an instance before an invocation is throttled"),
-    limit!(init_ms, "limits-init-ms", "OFFSHOOT_LIMITS_INIT_MS", "MS", |r| parse_millis(r.one()?, 1), "Longest initialisation of an instance"),
-    limit!(invocation_log_bytes, "limits-invocation-log-bytes", "OFFSHOOT_LIMITS_INVOCATION_LOG_BYTES", "BYTES", |r| parse_bytes(r.one()?, 1), "Log text kept for one invocation"),
-    limit!(function_log_bytes, "limits-function-log-bytes", "OFFSHOOT_LIMITS_FUNCTION_LOG_BYTES", "BYTES", |r| parse_bytes(r.one()?, 1), "Log text kept for one function"),
+    limit!(
+        zipped_bytes,
+        "limits-zipped-bytes",
+        "OFFSHOOT_LIMITS_ZIPPED_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest archive as uploaded"
+    ),
+    limit!(
+        unzipped_bytes,
+        "limits-unzipped-bytes",
+        "OFFSHOOT_LIMITS_UNZIPPED_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest archive once unpacked"
+    ),
+    limit!(
+        archive_entries,
+        "limits-archive-entries",
+        "OFFSHOOT_LIMITS_ARCHIVE_ENTRIES",
+        "N",
+        |r| r.number(),
+        "Most entries in an archive"
+    ),
+    limit!(
+        request_bytes,
+        "limits-request-bytes",
+        "OFFSHOOT_LIMITS_REQUEST_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest request body of an invocation"
+    ),
+    limit!(
+        reply_bytes,
+        "limits-reply-bytes",
+        "OFFSHOOT_LIMITS_REPLY_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest reply of an invocation"
+    ),
+    limit!(
+        env_bytes,
+        "limits-env-bytes",
+        "OFFSHOOT_LIMITS_ENV_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest environment of a function"
+    ),
+    limit!(
+        concurrency,
+        "limits-concurrency",
+        "OFFSHOOT_LIMITS_CONCURRENCY",
+        "N",
+        |r| r.number(),
+        "Most invocations running at once, over all functions"
+    ),
+    limit!(
+        memory_budget_mib,
+        "limits-memory-budget-mib",
+        "OFFSHOOT_LIMITS_MEMORY_BUDGET_MIB",
+        "MIB",
+        |r| parse_mib(r.one()?),
+        "Memory promised to instances before idle ones are stopped; 0 = three quarters of the machine"
+    ),
+    limit!(
+        queue_wait_ms,
+        "limits-queue-wait-ms",
+        "OFFSHOOT_LIMITS_QUEUE_WAIT_MS",
+        "MS",
+        |r| parse_millis(r.one()?, 1),
+        "Longest wait for an instance before an invocation is throttled"
+    ),
+    limit!(
+        init_ms,
+        "limits-init-ms",
+        "OFFSHOOT_LIMITS_INIT_MS",
+        "MS",
+        |r| parse_millis(r.one()?, 1),
+        "Longest initialisation of an instance"
+    ),
+    limit!(
+        invocation_log_bytes,
+        "limits-invocation-log-bytes",
+        "OFFSHOOT_LIMITS_INVOCATION_LOG_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Log text kept for one invocation"
+    ),
+    limit!(
+        function_log_bytes,
+        "limits-function-log-bytes",
+        "OFFSHOOT_LIMITS_FUNCTION_LOG_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Log text kept for one function"
+    ),
 ];
 
 impl Draft {
@@ -587,7 +682,7 @@ impl Draft {
             data_dir: env.data_dir(),
             log: LevelFilter::INFO,
             log_format: LogFormat::Text,
-            warm_runtimes: WarmRuntimes::All,
+            warm_runtimes: WarmRuntimes::Used,
             allow_nearest_runtime: false,
             runtime_paths: Vec::new(),
             keep_alive: Millis(600_000),
@@ -629,7 +724,14 @@ fn parse_token(text: &str) -> Result<Secret, String> {
 }
 
 fn parse_level(text: &str) -> Result<LevelFilter, String> {
-    let levels = [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
+    let levels = [
+        LevelFilter::OFF,
+        LevelFilter::ERROR,
+        LevelFilter::WARN,
+        LevelFilter::INFO,
+        LevelFilter::DEBUG,
+        LevelFilter::TRACE,
+    ];
     let wanted = text.to_ascii_lowercase();
     let found = levels.into_iter().find(|level| level.to_string() == wanted);
     found.ok_or_else(|| format!("'{text}' is not a level: write off, error, warn, info, debug or trace"))
@@ -645,6 +747,7 @@ fn parse_log_format(text: &str) -> Result<LogFormat, String> {
 
 fn parse_warm(items: &[String]) -> Result<WarmRuntimes, String> {
     match items {
+        [one] if one == "used" => Ok(WarmRuntimes::Used),
         [one] if one == "all" => Ok(WarmRuntimes::All),
         [one] if one == "none" => Ok(WarmRuntimes::None),
         [] => Ok(WarmRuntimes::None),
@@ -657,6 +760,7 @@ fn parse_warm(items: &[String]) -> Result<WarmRuntimes, String> {
 
 fn show_warm(warm: &WarmRuntimes) -> Value {
     match warm {
+        WarmRuntimes::Used => json!("used"),
         WarmRuntimes::All => json!("all"),
         WarmRuntimes::None => json!("none"),
         WarmRuntimes::Only(names) => json!(names),
@@ -720,7 +824,12 @@ fn flatten(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     Ok(entries)
 }
 
-fn flatten_table(table: &DeTable<'_>, above: &[String], line_of: &dyn Fn(usize) -> usize, into: &mut Vec<Entry>) -> Result<(), (usize, String)> {
+fn flatten_table(
+    table: &DeTable<'_>,
+    above: &[String],
+    line_of: &dyn Fn(usize) -> usize,
+    into: &mut Vec<Entry>,
+) -> Result<(), (usize, String)> {
     for (name, value) in table.iter() {
         let line = line_of(name.span().start);
         let mut path = above.to_vec();
@@ -742,7 +851,9 @@ fn flatten_table(table: &DeTable<'_>, above: &[String], line_of: &dyn Fn(usize) 
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.clone().into_owned()),
-        DeValue::Integer(n) => Some(i128::from_str_radix(n.as_str(), n.radix()).map_or(n.as_str().to_owned(), |n| n.to_string())),
+        DeValue::Integer(n) => {
+            Some(i128::from_str_radix(n.as_str(), n.radix()).map_or(n.as_str().to_owned(), |n| n.to_string()))
+        }
         DeValue::Float(n) => Some(n.as_str().to_owned()),
         DeValue::Boolean(b) => Some(b.to_string()),
         DeValue::Datetime(moment) => Some(moment.to_string()),
@@ -761,9 +872,10 @@ pub struct Flags {
 
 impl Flags {
     fn augment(command: Command, scope: Scope) -> Command {
-        let config = Arg::new("config").long("config").value_name("FILE").help(format!(
-            "Read this configuration file instead of the usual ones [env {CONFIG_VARIABLE}]"
-        ));
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help(format!("Read this configuration file instead of the usual ones [env {CONFIG_VARIABLE}]"));
         let draft = Draft::new(&Env::default());
         let rows = SETTINGS.iter().filter(|s| s.scope == scope || s.scope == Scope::Both);
         command.arg(config.help_heading("Settings")).args(rows.map(|setting| setting.arg(&draft)))
@@ -880,7 +992,9 @@ pub fn load(env: &Env, flags: &Flags) -> Result<Loaded, CliError> {
 impl Setting {
     fn split(&self, text: &str) -> Vec<String> {
         match self.takes {
-            Takes::List(_) => text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect(),
+            Takes::List(_) => {
+                text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+            }
             _ => vec![text.to_owned()],
         }
     }
@@ -929,7 +1043,8 @@ fn take_entry(path: &Path, rank: FileRank, entry: Entry, given: &mut AllGiven) -
         ))
         .hint("set it in your own configuration file, in OFFSHOOT_SERVER, or with --server"));
     }
-    let items = if entry.list { entry.items } else { entry.items.iter().flat_map(|item| setting.split(item)).collect() };
+    let items =
+        if entry.list { entry.items } else { entry.items.iter().flat_map(|item| setting.split(item)).collect() };
     let base = path.parent().unwrap_or(Path::new("/")).to_owned();
     given.insert(setting.key, Given { items, origin: Origin::File(path.to_owned(), entry.line, rank), base });
     Ok(())
@@ -942,12 +1057,16 @@ fn read_env(env: &Env, given: &mut AllGiven) -> Result<(), CliError> {
         }
         let Some(setting) = SETTINGS.iter().find(|s| s.env == name) else {
             let near = nearest(name, SETTINGS.iter().map(|s| s.env).chain([CONFIG_VARIABLE]));
-            return Err(CliError::config(format!("the environment variable {name} is not a setting of offshoot")).hint(match near {
-                Some(near) => format!("did you mean {near}? If not, unset it"),
-                None => "unset it; offshoot serve --help lists every variable".to_owned(),
-            }));
+            return Err(CliError::config(format!("the environment variable {name} is not a setting of offshoot"))
+                .hint(match near {
+                    Some(near) => format!("did you mean {near}? If not, unset it"),
+                    None => "unset it; offshoot serve --help lists every variable".to_owned(),
+                }));
         };
-        given.insert(setting.key, Given { items: setting.split(value), origin: Origin::Env(setting.env), base: env.cwd.clone() });
+        given.insert(
+            setting.key,
+            Given { items: setting.split(value), origin: Origin::Env(setting.env), base: env.cwd.clone() },
+        );
     }
     Ok(())
 }
@@ -956,7 +1075,9 @@ fn read_env(env: &Env, given: &mut AllGiven) -> Result<(), CliError> {
 fn is_service_link(name: &str, value: &str) -> bool {
     let address = value.starts_with("tcp://") || value.starts_with("udp://");
     let rest = name.trim_start_matches("OFFSHOOT_");
-    rest == "SERVICE_HOST" || rest.starts_with("SERVICE_PORT") || (rest == "PORT" && address)
+    rest == "SERVICE_HOST"
+        || rest.starts_with("SERVICE_PORT")
+        || (rest == "PORT" && address)
         || rest.strip_prefix("PORT_").is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()))
 }
 
@@ -982,7 +1103,9 @@ fn finish(mut draft: Draft, given: &AllGiven) -> Result<Loaded, CliError> {
 /// Decides between the token, its file and the file in the data directory; true: it is from the data directory.
 fn settle_token(draft: &mut Draft, token: Origin, file: Origin) -> Result<bool, CliError> {
     if draft.token.is_some() && token.rank() == file.rank() {
-        return Err(CliError::config(format!("both token ({token}) and token_file ({file}) are set")).hint("keep one of them"));
+        return Err(
+            CliError::config(format!("both token ({token}) and token_file ({file}) are set")).hint("keep one of them")
+        );
     }
     if draft.token.is_some() && token.rank() > file.rank() {
         draft.serve.token = draft.token.clone();
@@ -993,7 +1116,8 @@ fn settle_token(draft: &mut Draft, token: Origin, file: Origin) -> Result<bool, 
     let path = named.clone().unwrap_or_else(|| draft.serve.data_dir.join("token"));
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            let token = parse_token(text.trim()).map_err(|what| CliError::config(format!("{}: {what}", path.display())))?;
+            let token =
+                parse_token(text.trim()).map_err(|what| CliError::config(format!("{}: {what}", path.display())))?;
             draft.serve.token = Some(token);
             draft.token_file = Some(path);
             Ok(named.is_none())
@@ -1088,7 +1212,11 @@ mod tests {
         let seen = |loaded: &Loaded, key: &str| loaded.rows.iter().find(|r| r.0 == key).unwrap().1.clone();
         let before = home.load(&[], &[]).unwrap();
         for setting in SETTINGS {
-            let text = if setting.key == "token_file" { home.path("77").display().to_string() } else { value(setting.key).to_owned() };
+            let text = if setting.key == "token_file" {
+                home.path("77").display().to_string()
+            } else {
+                value(setting.key).to_owned()
+            };
             let by_env = home.load(&[(setting.env, &text)], &[]).unwrap();
             home.write("named.toml", &format!("{} = \"{text}\"\n", setting.key));
             let named = home.path("named.toml").display().to_string();
@@ -1121,7 +1249,8 @@ mod tests {
     #[test]
     fn a_named_file_replaces_the_usual_ones() {
         let home = Home::new();
-        home.write("project/offshoot.toml", "keep_alive_ms = 2\n").write("named.toml", "drain_ms = 5\ndata_dir = 'data'\n");
+        home.write("project/offshoot.toml", "keep_alive_ms = 2\n")
+            .write("named.toml", "drain_ms = 5\ndata_dir = 'data'\n");
         let named = home.path("named.toml").display().to_string();
         let loaded = home.load(&[("OFFSHOOT_CONFIG", &named)], &[]).unwrap();
         assert_eq!((loaded.serve.drain, loaded.serve.keep_alive), (Millis(5), Millis(600_000)));
@@ -1136,7 +1265,11 @@ mod tests {
         let home = Home::new();
         home.write("project/offshoot.toml", "# one\nprewarm = true\n[limits]\nrequest_byte = 5\n");
         let error = fails(home.load(&[], &[]));
-        assert!(error.message.ends_with("offshoot.toml:4: 'limits.request_byte' is not a setting"), "{}", error.message);
+        assert!(
+            error.message.ends_with("offshoot.toml:4: 'limits.request_byte' is not a setting"),
+            "{}",
+            error.message
+        );
         assert_eq!(error.hint.as_deref(), Some("did you mean 'limits.request_bytes'?"));
         let error = fails(Home::new().load(&[("OFFSHOOT_LISTN", "x")], &[]));
         assert_eq!(error.hint.as_deref(), Some("did you mean OFFSHOOT_LISTEN? If not, unset it"));
@@ -1154,7 +1287,11 @@ mod tests {
         assert_eq!(fails(clean.load(&[], &["--drain-ms", "soon"])).exit, Exit::Usage);
         let error = fails(clean.load(&[("OFFSHOOT_ALLOW_DEGRADED", "cgroups")], &[]));
         assert!(error.message.contains("did you mean cgroup?"), "{}", error.message);
-        assert!(fails(clean.load(&[("OFFSHOOT_LIMITS_CONCURRENCY", "-1")], &[])).message.contains("OFFSHOOT_LIMITS_CONCURRENCY"));
+        assert!(
+            fails(clean.load(&[("OFFSHOOT_LIMITS_CONCURRENCY", "-1")], &[]))
+                .message
+                .contains("OFFSHOOT_LIMITS_CONCURRENCY")
+        );
     }
 
     #[test]
@@ -1199,7 +1336,8 @@ mod tests {
     #[test]
     fn only_loopback_is_served_without_a_token() {
         let home = Home::new();
-        let check = |listen: &str, token: &[(&str, &str)]| home.load(token, &["--listen", listen]).unwrap().serve.check();
+        let check =
+            |listen: &str, token: &[(&str, &str)]| home.load(token, &["--listen", listen]).unwrap().serve.check();
         for open in ["127.0.0.1:9000", "[::1]:9000", "127.9.9.9:1"] {
             assert!(check(open, &[]).is_ok(), "{open}");
         }
@@ -1264,7 +1402,10 @@ mod tests {
         assert_eq!(dir(&[]), home.path(".local/share/offshoot"));
         assert_eq!(dir(&[("XDG_DATA_HOME", "/x")]), PathBuf::from("/x/offshoot"));
         assert_eq!(dir(&[("XDG_DATA_HOME", "relative")]), home.path(".local/share/offshoot"));
-        assert_eq!(dir(&[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), ("XDG_DATA_HOME", "/x")]), PathBuf::from("/var/lib/a"));
+        assert_eq!(
+            dir(&[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), ("XDG_DATA_HOME", "/x")]),
+            PathBuf::from("/var/lib/a")
+        );
         assert_eq!(dir(&[("HOME", "")]), PathBuf::from("/var/lib/offshoot"));
     }
 }

@@ -134,7 +134,8 @@ async fn stop_gently(node: &Node, api: &ApiState<Served>, limit: Duration, mut s
     }
 }
 
-fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
+/// The node's part of the configuration.
+pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
     let env = Env::of_process();
     let given_up = |name: &str| config.allow_degraded.iter().any(|have| have == name);
     let rootless = !rustix::process::geteuid().is_root();
@@ -165,6 +166,7 @@ fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
         without: Without { landlock: given_up("landlock"), userns: given_up("userns"), cgroup: given_up("cgroup") },
         cgroup_root: config.cgroup_root.clone(),
         warm: match &config.warm_runtimes {
+            WarmRuntimes::Used => Warm::Used,
             WarmRuntimes::All => Warm::All,
             WarmRuntimes::None => Warm::None,
             WarmRuntimes::Only(names) => Warm::These(names.clone()),

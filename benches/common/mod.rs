@@ -48,8 +48,8 @@ impl Lang {
     /// The runtime as a deployment names it: the version that is on the path, or what the environment says.
     pub fn runtime(self) -> Res<String> {
         let (variable, program, argument) = match self {
-            Lang::Node => ("OFFSHOOT_BENCH_NODE", "node", "--version"),
-            Lang::Python => ("OFFSHOOT_BENCH_PYTHON", "python3", "--version"),
+            Lang::Node => ("BENCH_NODE", "node", "--version"),
+            Lang::Python => ("BENCH_PYTHON", "python3", "--version"),
         };
         if let Ok(name) = std::env::var(variable) {
             return Ok(name);
@@ -130,12 +130,12 @@ impl Lang {
 
 /// A tenth of the samples, to see whether a bench works.
 pub fn quick() -> bool {
-    std::env::var_os("OFFSHOOT_BENCH_QUICK").is_some()
+    std::env::var_os("BENCH_QUICK").is_some()
 }
 
 /// The workspace's directory.
 pub fn root() -> PathBuf {
-    std::env::var_os("OFFSHOOT_BENCH_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+    std::env::var_os("BENCH_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
 /// The value below which `share` of the samples lie. Sorts them.
@@ -164,7 +164,7 @@ pub fn sleep_ms(ms: u64) {
 /// Runs a bench: first moves it into a scheduling group of its own with the highest weight, so that whatever else the
 /// machine does takes little from it, then prints its table.
 pub fn run(name: &str, bench: impl FnOnce(&mut Report) -> Res<()>) -> ExitCode {
-    const INNER: &str = "OFFSHOOT_BENCH_INNER";
+    const INNER: &str = "BENCH_INNER";
     if std::env::var_os(INNER).is_none()
         && let Ok(own) = std::env::current_exe()
     {
@@ -179,7 +179,7 @@ pub fn run(name: &str, bench: impl FnOnce(&mut Report) -> Res<()>) -> ExitCode {
     let outcome = bench(&mut report);
     report.print();
     match outcome {
-        Ok(()) if report.missed() && std::env::var_os("OFFSHOOT_BENCH_STRICT").is_some() => ExitCode::FAILURE,
+        Ok(()) if report.missed() && std::env::var_os("BENCH_STRICT").is_some() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{name}: {e}");

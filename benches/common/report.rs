@@ -95,11 +95,11 @@ impl Report {
         format!("## {}\n\n{}{}{}", self.name, line(&HEAD.map(str::to_owned)), line(&rule), rows)
     }
 
-    /// Prints the table, and appends it to the file that `OFFSHOOT_BENCH_REPORT` names.
+    /// Prints the table, and appends it to the file that `BENCH_REPORT` names.
     pub fn print(&self) {
         let table = self.table();
         println!("\n{table}");
-        if let Some(file) = std::env::var_os("OFFSHOOT_BENCH_REPORT") {
+        if let Some(file) = std::env::var_os("BENCH_REPORT") {
             let appended = std::fs::File::options().append(true).create(true).open(&file).and_then(|mut f| writeln!(f, "{table}"));
             if let Err(e) = appended {
                 eprintln!("{} cannot be written: {e}", file.display());

@@ -12,7 +12,7 @@ use super::{Lang, Res, sleep_ms, zip};
 
 /// The release binary.
 pub fn binary() -> PathBuf {
-    if let Some(named) = std::env::var_os("OFFSHOOT_BENCH_BINARY") {
+    if let Some(named) = std::env::var_os("BENCH_BINARY") {
         return named.into();
     }
     option_env!("CARGO_BIN_EXE_offshoot").map_or_else(|| super::root().join("target/release/offshoot"), PathBuf::from)
@@ -92,11 +92,15 @@ impl Server {
         let mut command = Command::new(binary());
         command.arg("serve").arg(format!("--listen={address}")).arg(format!("--data-dir={}", data.display())).arg("--log=warn");
         command.args(flags).stdin(Stdio::null()).stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
-        command.env("XDG_CONFIG_HOME", data.join("none"));
+        // Nothing of whoever runs the bench may change what is measured.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OFFSHOOT_")) {
+            command.env_remove(name);
+        }
+        command.env("XDG_CONFIG_HOME", data.join("none")).current_dir(data);
         let began = Instant::now();
         let child = command.spawn().map_err(|e| format!("{} cannot be started: {e}", binary().display()))?;
         let mut server = Server { address, data: data.to_owned(), child, log, ready: Duration::ZERO, _scratch: None };
-        let ask = request("GET", "/metrics", "text/plain", b"");
+        let ask = request("GET", "/readyz", "text/plain", b"");
         while began.elapsed() < Duration::from_secs(20) {
             if let Ok(mut client) = Client::connect(address)
                 && client.send(&ask).is_ok_and(|r| r.status == 200)

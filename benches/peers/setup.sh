@@ -2,7 +2,7 @@
 # Installs the peers that the benches compare with, by package name, into target/peers. Nothing of them is committed.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-to=${OFFSHOOT_PEERS:-$here/../../target/peers}
+to=${BENCH_PEERS:-$here/../../target/peers}
 mkdir -p "$to/node" "$to/python"
 
 if command -v npm >/dev/null; then

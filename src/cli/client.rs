@@ -152,7 +152,8 @@ impl Client {
         };
         let _ = stream.set_nodelay(true);
         let lost = |e: hyper::Error| self.lost(&e);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         tokio::spawn(connection);
         let response = sender.send_request(self.request(call)?).await.map_err(lost)?;
         if response.status().is_success() {
@@ -171,7 +172,8 @@ impl Client {
     /// Asks for a JSON document, within a time that suits questions.
     pub async fn ask(&self, method: Method, path: &str) -> Result<Value, CliError> {
         let answer = tokio::time::timeout(ANSWER, self.send(Call::new(method, path))).await;
-        let answer = answer.map_err(|_| CliError::unreachable(format!("{} did not answer within 30 s", self.server())))??;
+        let answer =
+            answer.map_err(|_| CliError::unreachable(format!("{} did not answer within 30 s", self.server())))??;
         if answer.body.is_empty() {
             return Ok(Value::Null);
         }
@@ -206,9 +208,16 @@ impl Client {
         *request.method_mut() = call.method;
         *request.uri_mut() = path.parse().map_err(|_| CliError::usage(format!("'{path}' is not a path of a URL")))?;
         *request.headers_mut() = call.headers;
-        let value = |text: String| HeaderValue::from_str(&text).map_err(|_| CliError::usage(format!("'{}' is not a host", self.server().host)));
+        let value = |text: String| {
+            HeaderValue::from_str(&text).map_err(|_| CliError::usage(format!("'{}' is not a host", self.server().host)))
+        };
         request.headers_mut().insert(header::HOST, value(self.server().authority())?);
-        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(concat!("offshoot/", env!("CARGO_PKG_VERSION"))));
+        request
+            .headers_mut()
+            .insert(header::USER_AGENT, HeaderValue::from_static(concat!("offshoot/", env!("CARGO_PKG_VERSION"))));
+        if request.method() == Method::POST && request.body().left == 0 {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if let Some(token) = &self.config.token {
             let mut shown = value(format!("Bearer {}", token.expose()))?;
             shown.set_sensitive(true);
@@ -265,7 +274,9 @@ impl Client {
 fn hint_for(kind: &str) -> Option<&'static str> {
     match kind {
         "throttled" | "no-capacity" | "shutting-down" => Some("the same command may succeed in a moment"),
-        "runtime-missing" | "sandbox-unavailable" | "start-failed" => Some("offshoot doctor shows what this machine has and how to mend the rest"),
+        "runtime-missing" | "sandbox-unavailable" | "start-failed" => {
+            Some("offshoot doctor shows what this machine has and how to mend the rest")
+        }
         "code-corrupt" => Some("deploy the function again"),
         "store" => Some("is the disk of the data directory full or read-only? offshoot doctor tells"),
         "internal" => Some("the server's own log has the cause"),
@@ -312,7 +323,8 @@ pub mod tests {
             request.extend_from_slice(&buffer[..count]);
             let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
             let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).map_or(0, |l| l.parse().unwrap());
+            let length =
+                head.lines().find_map(|l| l.strip_prefix("content-length: ")).map_or(0, |l| l.parse().unwrap());
             if count == 0 || body.len() >= length {
                 break;
             }
@@ -337,7 +349,10 @@ pub mod tests {
     #[test]
     fn answers_map_to_exit_codes() {
         let bad = error_of("400 Bad Request", r#"{"error":"the archive is not a zip","kind":"bad-archive"}"#);
-        assert_eq!((bad.exit, bad.kind.as_str(), bad.message.as_str()), (Exit::Server, "bad-archive", "the archive is not a zip"));
+        assert_eq!(
+            (bad.exit, bad.kind.as_str(), bad.message.as_str()),
+            (Exit::Server, "bad-archive", "the archive is not a zip")
+        );
         let denied = error_of("401 Unauthorized", r#"{"error":"a token is needed","kind":"denied"}"#);
         assert_eq!(denied.exit, Exit::Unreachable);
         assert!(denied.hint.unwrap().contains("OFFSHOOT_TOKEN"));

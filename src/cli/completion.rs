@@ -8,8 +8,10 @@ use super::{Cli, Context};
 
 /// Prints a completion script.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "bash:  source <(offshoot completion bash)\nzsh:   offshoot completion zsh > \"${fpath[1]}/_offshoot\"\n\
-    fish:  offshoot completion fish > ~/.config/fish/completions/offshoot.fish")]
+#[command(
+    after_help = "bash:  source <(offshoot completion bash)\nzsh:   offshoot completion zsh > \"${fpath[1]}/_offshoot\"\n\
+    fish:  offshoot completion fish > ~/.config/fish/completions/offshoot.fish"
+)]
 pub struct Args {
     /// The shell
     shell: Shell,

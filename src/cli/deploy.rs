@@ -85,8 +85,16 @@ fn choose_name(typed: Option<&str>, in_file: Option<&str>, path: &Path) -> Resul
     let name = name_of(path).unwrap_or_default();
     FunctionName::parse(&name).map_err(|e| {
         let missing = !path.exists();
-        let error = CliError::config(if missing { format!("cannot read {}: it does not exist", path.display()) } else { e.message });
-        if missing { error } else { error.hint(format!("give the function a name: offshoot deploy {} NAME", path.display())) }
+        let error = CliError::config(if missing {
+            format!("cannot read {}: it does not exist", path.display())
+        } else {
+            e.message
+        });
+        if missing {
+            error
+        } else {
+            error.hint(format!("give the function a name: offshoot deploy {} NAME", path.display()))
+        }
     })
 }
 
@@ -105,7 +113,13 @@ fn say_what_was_packed(package: &Package, term: &term::Term) {
     }
 }
 
-async fn upload(client: &Client, name: &FunctionName, manifest: &Manifest, package: Package, term: &term::Term) -> Result<Value, CliError> {
+async fn upload(
+    client: &Client,
+    name: &FunctionName,
+    manifest: &Manifest,
+    package: Package,
+    term: &term::Term,
+) -> Result<Value, CliError> {
     let total = package.bytes.len() as u64;
     let form = multipart::form(&manifest.form(name.as_str()), &format!("{name}.zip"), package.bytes);
     let whole: u64 = form.parts.iter().map(|part| part.len() as u64).sum();
@@ -117,28 +131,39 @@ async fn upload(client: &Client, name: &FunctionName, manifest: &Manifest, packa
             spinning.spin(&counted, "deploying");
         }
     });
-    let content_type = HeaderValue::from_str(&form.content_type).map_err(|_| CliError::usage("the form has no type"))?;
+    let content_type =
+        HeaderValue::from_str(&form.content_type).map_err(|_| CliError::usage("the form has no type"))?;
     let call = Call::new(Method::POST, "/deploy").header(header::CONTENT_TYPE, content_type).body(body);
     let answer = tokio::time::timeout(LONGEST, client.send(call)).await;
     bar.finish_and_clear();
-    let answer = answer.map_err(|_| CliError::unreachable(format!("{} did not answer within 10 min", client.server())))??;
+    let answer =
+        answer.map_err(|_| CliError::unreachable(format!("{} did not answer within 10 min", client.server())))??;
     serde_json::from_slice(&answer.body)
         .map_err(|_| CliError::unreachable(format!("{} answered, but not as an Offshoot server does", client.server())))
 }
 
-fn report(client: &Client, name: &FunctionName, answer: Value, took: Duration, context: &Context) -> Result<(), CliError> {
+fn report(
+    client: &Client,
+    name: &FunctionName,
+    answer: Value,
+    took: Duration,
+    context: &Context,
+) -> Result<(), CliError> {
     let url = format!("{}/invoke/{name}", client.server());
     if context.term.json() {
         let mut document = answer;
         document["url"] = url.into();
         return context.term.document(&document);
     }
-    let text = |key: &str| answer[key].as_str().map(|text| format!(" · {}", term::printable(text, false))).unwrap_or_default();
+    let text =
+        |key: &str| answer[key].as_str().map(|text| format!(" · {}", term::printable(text, false))).unwrap_or_default();
     let revision = answer["revision"].as_u64().map(|n| format!("revision {n}")).unwrap_or("deployed".to_owned());
     let size = answer["codeBytes"].as_u64().map(|n| format!(" · {}", show_bytes(n))).unwrap_or_default();
-    let (runtime, handler, took) = (text("runtime"), text("handler"), took.as_secs_f64());
+    let (runtime, handler) = (text("runtime"), text("handler"));
+    let took =
+        if took.as_secs() == 0 { format!("{} ms", took.as_millis()) } else { format!("{:.1} s", took.as_secs_f64()) };
     let head = context.term.bold_out(name.as_str());
-    context.term.line(&format!("{head}  {revision}{runtime}{handler}{size} · ready in {took:.2} s"))?;
+    context.term.line(&format!("{head}  {revision}{runtime}{handler}{size} · ready in {took}"))?;
     context.term.line(&format!("  url  {url}"))
 }
 
@@ -166,7 +191,8 @@ mod tests {
 
     #[test]
     fn the_form_arrives_with_the_file_last() {
-        let (client, server) = stub(vec![answer("201 Created", "", r#"{"function":"f","status":"deployed","revision":1}"#)]);
+        let (client, server) =
+            stub(vec![answer("201 Created", "", r#"{"function":"f","status":"deployed","revision":1}"#)]);
         let mut manifest = Manifest::default();
         manifest.default_handler("foo.handler".into());
         let package = Package { bytes: "PK-content".into(), files: Some(1), left_out: Vec::new(), handler: None };

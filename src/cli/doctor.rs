@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Context;
+use super::trial;
 use super::client::{Client, block_on};
 use super::error::{CliError, Exit};
 use crate::config::{Loaded, ServeFlags, load};
@@ -39,14 +40,14 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(area: &'static str, name: &str, ok: bool, detail: impl Into<String>) -> Self {
+    pub(super) fn new(area: &'static str, name: &str, ok: bool, detail: impl Into<String>) -> Self {
         Row { area, name: name.to_owned(), ok, detail: detail.into(), remedy: None, required: false }
     }
-    fn required(mut self) -> Self {
+    pub(super) fn required(mut self) -> Self {
         self.required = true;
         self
     }
-    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+    pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
@@ -72,6 +73,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
 fn gather(loaded: &Loaded) -> Vec<Row> {
     let mut rows = vec![kernel(), user()];
     rows.extend(cgroups(loaded.serve.cgroup_root.as_deref()));
+    rows.extend(sandbox());
+    rows.extend(trial::rows(loaded));
     rows.extend([data_dir(&loaded.serve.data_dir), address(loaded), token(loaded)]);
     rows
 }
@@ -108,7 +111,8 @@ fn lines(rows: &[Row]) -> Vec<String> {
 fn kernel() -> Row {
     let release = read("/proc/sys/kernel/osrelease");
     let ok = release.as_deref().and_then(version).is_some_and(|version| version >= (5, 14));
-    let detail = release.map_or("not Linux".to_owned(), |release| format!("Linux {release} on {}", std::env::consts::ARCH));
+    let detail =
+        release.map_or("not Linux".to_owned(), |release| format!("Linux {release} on {}", std::env::consts::ARCH));
     Row::new("machine", "kernel", ok, detail).remedy("update to Linux 5.14 or later (pidfds, Landlock, cgroup.kill)")
 }
 
@@ -121,8 +125,10 @@ fn user() -> Row {
     let status = read("/proc/self/status").unwrap_or_default();
     match effective_uid(&status) {
         Some(0) => Row::new("machine", "user", true, "root: each instance gets a user id of its own"),
-        Some(uid) => Row::new("machine", "user", false, format!("user id {uid}: instances cannot get user ids of their own"))
-            .remedy("run the server as root (instances never are), or accept it with --allow-degraded uid"),
+        Some(uid) => {
+            Row::new("machine", "user", false, format!("user id {uid}: instances cannot get user ids of their own"))
+                .remedy("run the server as root (instances never are), or accept it with --allow-degraded uid")
+        }
         None => Row::new("machine", "user", false, "/proc/self/status cannot be read").remedy("mount /proc"),
     }
 }
@@ -132,43 +138,83 @@ fn effective_uid(status: &str) -> Option<u32> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+// ── The sandbox ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Every feature is tried for real, in a process of its own with one thread.
+fn sandbox() -> Vec<Row> {
+    let failed = |why: String| vec![Row::new("sandbox", "probe", false, why).remedy("start offshoot from a place where it may execute itself")];
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return failed(format!("this program cannot find itself: {error}")),
+    };
+    let output = match std::process::Command::new(program).arg("__probe").output() {
+        Ok(output) => output,
+        Err(error) => return failed(format!("the probe cannot be started: {error}")),
+    };
+    let features: Vec<offshoot_jail::probe::Feature> = match serde_json::from_slice(&output.stdout) {
+        Ok(features) => features,
+        Err(_) => return failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    };
+    let row = |feature: offshoot_jail::probe::Feature| {
+        let detail = if feature.available && feature.reason.is_empty() { "works".to_owned() } else { feature.reason };
+        let row = Row::new("sandbox", &feature.name, feature.available, detail).remedy(feature.remedy);
+        if feature.required { row.required() } else { row }
+    };
+    features.into_iter().map(row).collect()
+}
+
 // ── cgroups ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// Each controller is looked for where the machine has it: in the version 2 tree, else in a version 1 hierarchy.
 fn cgroups(root: Option<&Path>) -> Vec<Row> {
-    let Some(mount) = read("/proc/self/mountinfo").as_deref().and_then(cgroup2_mount) else {
-        return vec![
-            Row::new("cgroups", "version 2", false, "no cgroup2 file system is mounted: memory and CPU limits have no effect")
-                .remedy("boot with systemd.unified_cgroup_hierarchy=1, or accept it with --allow-degraded cgroup"),
-        ];
+    let mounts = read("/proc/self/mountinfo").unwrap_or_default();
+    let tree =
+        root.map(Path::to_owned).or_else(|| cgroup2_mount(&mounts).map(|mount| own_cgroup(&mount).unwrap_or(mount)));
+    let offered = tree.as_ref().and_then(|dir| read(dir.join("cgroup.controllers"))).unwrap_or_default();
+    let find = |name: &str| match &tree {
+        Some(dir) if offered.split_whitespace().any(|c| c == name) => Some((2, dir.clone())),
+        _ => cgroup1_mount(&mounts, name).map(|dir| (1, dir)),
     };
-    let own = root.map(Path::to_owned).or_else(|| own_cgroup(&mount)).unwrap_or_else(|| mount.clone());
-    let offered = read(own.join("cgroup.controllers")).unwrap_or_default();
-    let missing: Vec<_> = ["cpu", "memory", "pids"].into_iter().filter(|name| !offered.split_whitespace().any(|c| c == *name)).collect();
-    let controllers = if missing.is_empty() {
-        Row::new("cgroups", "controllers", true, "cpu, memory and pids")
-    } else {
-        Row::new("cgroups", "controllers", false, format!("{} has no {}", own.display(), missing.join(", ")))
-            .remedy("start the server as a systemd service with Delegate=yes, or name another cgroup with --cgroup-root")
+    ["memory", "cpu", "pids"].into_iter().map(|name| controller(name, find(name))).collect()
+}
+
+fn controller(name: &str, found: Option<(u8, PathBuf)>) -> Row {
+    let Some((version, dir)) = found else {
+        return Row::new("cgroups", name, false, "no control group offers it: this limit has no effect").remedy(
+            "start the server as a systemd service with Delegate=yes, name another cgroup with --cgroup-root, or accept it with --allow-degraded cgroup",
+        );
     };
-    let writable = may_write_file(&own.join("cgroup.procs"));
-    let detail = format!("{}{}", own.display(), if writable { "" } else { " is not writable for this user" });
-    let delegated = Row::new("cgroups", "delegated", writable, detail)
-        .remedy("start the server as root or as a systemd service with Delegate=yes, or accept it with --allow-degraded cgroup");
-    vec![Row::new("cgroups", "version 2", true, mount.display().to_string()), controllers, delegated]
+    let writable = may_write_file(&dir.join("cgroup.procs"));
+    let denied = if writable { "" } else { ", but not writable for this user" };
+    Row::new("cgroups", name, writable, format!("version {version} at {}{denied}", dir.display())).remedy(
+        "start the server as root or as a systemd service with Delegate=yes, or accept it with --allow-degraded cgroup",
+    )
 }
 
 /// Where the cgroup2 file system is mounted (`proc_pid_mountinfo(5)`).
 fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    mounts(mountinfo).find(|(kind, ..)| *kind == "cgroup2").map(|(_, dir, _)| PathBuf::from(dir))
+}
+
+/// Where the version 1 hierarchy with this controller is mounted: its options name it.
+fn cgroup1_mount(mountinfo: &str, controller: &str) -> Option<PathBuf> {
+    let has = |options: &str| options.split(',').any(|option| option == controller);
+    mounts(mountinfo).find(|(kind, _, options)| *kind == "cgroup" && has(options)).map(|(_, dir, _)| PathBuf::from(dir))
+}
+
+/// Each mount's file system, place and own options.
+fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    mountinfo.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        (after.split(' ').next()? == "cgroup2").then(|| before.split(' ').nth(4).map(PathBuf::from))?
+        let mut after = after.split(' ');
+        Some((after.next()?, before.split(' ').nth(4)?, after.nth(1)?))
     })
 }
 
 fn own_cgroup(mount: &Path) -> Option<PathBuf> {
     let own = read("/proc/self/cgroup")?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(mount.join(path)).filter(|dir| dir.is_dir())
+    Some(mount.join(path)).filter(|dir| !path.is_empty() && dir.is_dir())
 }
 
 // ── The server ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -204,7 +250,9 @@ fn token(loaded: &Loaded) -> Row {
     match loaded.serve.check() {
         Ok(()) if loaded.serve.token.is_some() => Row::new("server", "token", true, "set").required(),
         Ok(()) => Row::new("server", "token", true, "none, and only this machine can connect").required(),
-        Err(error) => Row::new("server", "token", false, error.message).required().remedy(error.hint.unwrap_or_default()),
+        Err(error) => {
+            Row::new("server", "token", false, error.message).required().remedy(error.hint.unwrap_or_default())
+        }
     }
 }
 
@@ -237,6 +285,12 @@ mod tests {
         assert_eq!(effective_uid("Name:\ta\nUid:\t1000\t0\t1000\t1000\n"), Some(0));
         let info = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n30 23 0:27 / /tmp rw - tmpfs tmpfs rw";
         assert_eq!(cgroup2_mount(info), Some(PathBuf::from("/sys/fs/cgroup")));
+        let hybrid = "31 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct";
+        assert_eq!(cgroup1_mount(hybrid, "cpu"), Some(PathBuf::from("/sys/fs/cgroup/cpu,cpuacct")));
+        assert_eq!(
+            (cgroup1_mount(hybrid, "memory"), cgroup1_mount(info, "rw"), cgroup2_mount(hybrid)),
+            (None, None, None)
+        );
         assert_eq!(cgroup2_mount("30 23 0:27 / /tmp rw - tmpfs tmpfs rw"), None);
     }
 
@@ -246,7 +300,10 @@ mod tests {
             Row::new("machine", "kernel", true, "6.8").remedy("update"),
             Row::new("server", "address", false, "taken").required().remedy("choose another"),
         ];
-        assert_eq!(lines(&rows), ["machine  kernel   yes  6.8", "server   address  NO   taken", "                       → choose another"]);
+        assert_eq!(
+            lines(&rows),
+            ["machine  kernel   yes  6.8", "server   address  NO   taken", "                       → choose another"]
+        );
     }
 
     #[test]

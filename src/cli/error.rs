@@ -157,8 +157,11 @@ mod tests {
     #[test]
     fn errors_carry_what_programs_need() {
         let error = CliError::server("bad-archive", "the archive is not a zip").hint("pack it again").to_json();
-        assert_eq!(error, serde_json::json!({
-            "kind": "bad-archive", "message": "the archive is not a zip", "hint": "pack it again", "exitCode": 4
-        }));
+        assert_eq!(
+            error,
+            serde_json::json!({
+                "kind": "bad-archive", "message": "the archive is not a zip", "hint": "pack it again", "exitCode": 4
+            })
+        );
     }
 }

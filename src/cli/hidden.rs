@@ -8,13 +8,35 @@ use std::process::ExitCode;
 pub fn dispatch() -> Option<ExitCode> {
     let mode = std::env::args_os().nth(1)?;
     match mode.to_str()? {
-        "__nursery" => Some(not_built("nursery")),
-        "__probe" => Some(not_built("probe")),
+        "__nursery" => Some(nursery()),
+        "__probe" => Some(probe()),
         _ => None,
     }
 }
 
-fn not_built(mode: &str) -> ExitCode {
-    eprintln!("offshoot: the mode {mode} is not built yet");
+/// The server hands the control socket over as standard input; the nursery serves it on descriptor 3.
+fn nursery() -> ExitCode {
+    let control = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), offshoot_jail::nursery::CONTROL) {
+        Ok(control) => control,
+        Err(error) => return failed("nursery", &error),
+    };
+    // It belongs to the nursery from here on, under its number.
+    std::mem::forget(control);
+    match offshoot_jail::nursery::run() {
+        Ok(never) => match never {},
+        Err(error) => failed("nursery", &error),
+    }
+}
+
+/// Tries every feature of the sandbox and writes what it found as JSON: one process with one thread can, the server cannot.
+fn probe() -> ExitCode {
+    match serde_json::to_writer(std::io::stdout(), &offshoot_jail::probe::all()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed("probe", &error),
+    }
+}
+
+fn failed(mode: &str, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("offshoot: {mode}: {error}");
     ExitCode::from(crate::cli::error::Exit::Config.code())
 }

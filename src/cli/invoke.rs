@@ -23,8 +23,10 @@ use crate::config::ClientFlags;
 
 /// Calls a function.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  offshoot invoke hello -d '{\"name\":\"Ana\"}'\n  jq . event.json | offshoot invoke hello -e -\n  \
-    offshoot invoke site --path /items?id=3 -H 'Accept: text/html'")]
+#[command(
+    after_help = "Examples:\n  offshoot invoke hello -d '{\"name\":\"Ana\"}'\n  jq . event.json | offshoot invoke hello -e -\n  \
+    offshoot invoke site --path /items?id=3 -H 'Accept: text/html'"
+)]
 pub struct Args {
     /// The function
     name: String,
@@ -105,8 +107,10 @@ async fn call(client: &Client, name: &FunctionName, args: &Args, payload: Option
 
 fn as_event(call: Call, name: &FunctionName, args: &Args, payload: Option<Bytes>) -> Result<Call, CliError> {
     if args.path.is_some() || args.method.is_some() || !args.header.is_empty() {
-        return Err(CliError::usage(format!("'{name}' takes an event, so --path, --method and --header have no meaning for it"))
-            .hint("give the event with -d JSON, or deploy the function with --convention request"));
+        return Err(CliError::usage(format!(
+            "'{name}' takes an event, so --path, --method and --header have no meaning for it"
+        ))
+        .hint("give the event with -d JSON, or deploy the function with --convention request"));
     }
     let event = payload.unwrap_or(Bytes::from_static(b"{}"));
     check_json(&event, args.data.is_some())?;
@@ -131,7 +135,8 @@ fn as_request(call: Call, args: &Args, payload: Option<Bytes>) -> Result<Call, C
     if !target.starts_with('/') {
         return Err(CliError::usage(format!("--path {target}: a path begins with /")));
     }
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let target = encoded(target);
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let method = args.method.as_deref().unwrap_or(if payload.is_some() { "POST" } else { "GET" }).to_ascii_uppercase();
     let mut call = call
         .header(HeaderName::from_static("offshoot-method"), header_value("--method", &method)?)
@@ -145,13 +150,24 @@ fn as_request(call: Call, args: &Args, payload: Option<Bytes>) -> Result<Call, C
         call = call.header(name, value);
     }
     if !typed && !body.is_empty() && serde_json::from_slice::<IgnoredAny>(&body).is_ok() {
-        call = call.header(HeaderName::from_static("offshoot-header-content-type"), HeaderValue::from_static("application/json"));
+        call = call.header(
+            HeaderName::from_static("offshoot-header-content-type"),
+            HeaderValue::from_static("application/json"),
+        );
     }
     Ok(call.body(Upload::new(vec![body], |_| {})))
 }
 
+/// A path and query as HTTP writes it; what is percent-encoded already stays.
+fn encoded(target: &str) -> String {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"\"#<>".contains(&b);
+    target.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 fn header_value(what: &str, text: &str) -> Result<HeaderValue, CliError> {
-    HeaderValue::from_str(text).map_err(|_| CliError::usage(format!("{what}: '{}' has characters that HTTP does not allow", text.escape_default())))
+    HeaderValue::from_str(text).map_err(|_| {
+        CliError::usage(format!("{what}: '{}' has characters that HTTP does not allow", text.escape_default()))
+    })
 }
 
 /// `Name: value` as the header that carries it.
@@ -182,12 +198,15 @@ impl Account {
     fn read(headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let owned = |name: &str| text(name).map(|value| printable(value, false));
-        let pair = |part: &str| part.split_once('=').and_then(|(k, v)| Some((k.trim().to_owned(), v.trim().parse().ok()?)));
+        let pair =
+            |part: &str| part.split_once('=').and_then(|(k, v)| Some((k.trim().to_owned(), v.trim().parse().ok()?)));
         Account {
             request_id: owned("offshoot-request-id"),
             start: owned("offshoot-start"),
             timing: text("offshoot-timing").unwrap_or_default().split(';').filter_map(pair).collect(),
-            memory: text("offshoot-memory").and_then(|m| m.split_once('/')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))),
+            memory: text("offshoot-memory")
+                .and_then(|m| m.split_once('/'))
+                .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))),
             log: text("offshoot-log").and_then(base64::decode).unwrap_or_default(),
             status: text("offshoot-status").and_then(|status| status.parse().ok()),
             reply_headers: text("offshoot-reply-headers").and_then(|pairs| serde_json::from_str(pairs).ok()),
@@ -208,9 +227,14 @@ impl Account {
         let phases = ["queue", "start", "init", "run"].into_iter().filter_map(|name| Some((name, self.phase(name)?)));
         let shown = phases.filter(|(name, ms)| *ms > 0.0 || !(warm && matches!(*name, "start" | "init")));
         let sum = shown.map(|(name, ms)| format!("{name} {ms:.1}")).collect::<Vec<_>>().join(" + ");
-        parts.extend(self.phase("total").map(|ms| if sum.is_empty() { format!("{ms:.1} ms") } else { format!("{ms:.1} ms = {sum}") }));
+        parts.extend(
+            self.phase("total")
+                .map(|ms| if sum.is_empty() { format!("{ms:.1} ms") } else { format!("{ms:.1} ms = {sum}") }),
+        );
         let mb = |bytes: u64| (bytes as f64 / 1_048_576.0).round();
-        parts.extend(self.memory.filter(|(peak, _)| *peak > 0).map(|(peak, limit)| format!("{}/{} MB", mb(peak), mb(limit))));
+        parts.extend(
+            self.memory.filter(|(peak, _)| *peak > 0).map(|(peak, limit)| format!("{}/{} MB", mb(peak), mb(limit))),
+        );
         parts.join(" · ")
     }
 }
@@ -320,10 +344,19 @@ mod tests {
     #[test]
     fn the_account_of_the_time() {
         let timing = "queue=0.04;start=2.1;init=1.0;run=0.9;total=4.2";
-        let cold = account(&[("offshoot-start", "clone"), ("offshoot-timing", timing), ("offshoot-memory", "32505856/134217728")]);
+        let cold = account(&[
+            ("offshoot-start", "clone"),
+            ("offshoot-timing", timing),
+            ("offshoot-memory", "32505856/134217728"),
+        ]);
         assert_eq!(cold.line(), "cold · 4.2 ms = queue 0.0 + start 2.1 + init 1.0 + run 0.9 · 31/128 MB");
         let timing = "queue=0.0;start=0;init=0.0;run=0.9;total=1.0";
-        let warm = account(&[("offshoot-status", "404"), ("offshoot-start", "warm"), ("offshoot-timing", timing), ("offshoot-memory", "0/134217728")]);
+        let warm = account(&[
+            ("offshoot-status", "404"),
+            ("offshoot-start", "warm"),
+            ("offshoot-timing", timing),
+            ("offshoot-memory", "0/134217728"),
+        ]);
         assert_eq!(warm.line(), "404 · warm · 1.0 ms = queue 0.0 + run 0.9");
         assert_eq!(account(&[]).line(), "");
         assert_eq!(account(&[("offshoot-timing", "nonsense;total=x"), ("offshoot-log", "!")]), Account::default());
@@ -349,10 +382,18 @@ mod tests {
     #[test]
     fn requests_carry_method_path_and_headers() {
         let request = sent("request", &["--path", "/a/b?c=d", "-H", "X-A: 1", "-H", "X-A: 2", "-d", "[1]"]).unwrap();
-        for line in ["offshoot-method: POST", "offshoot-path: /a/b", "offshoot-query: c=d", "offshoot-header-x-a: 1", "offshoot-header-x-a: 2", "offshoot-header-content-type: application/json"] {
+        for line in [
+            "offshoot-method: POST",
+            "offshoot-path: /a/b",
+            "offshoot-query: c=d",
+            "offshoot-header-x-a: 1",
+            "offshoot-header-x-a: 2",
+            "offshoot-header-content-type: application/json",
+        ] {
             assert!(request.contains(line), "{line} in {request}");
         }
         assert!(request.ends_with("\r\n\r\n[1]"));
+        assert!(sent("request", &["--path", "/ü b%20?x=#"]).unwrap().contains("offshoot-path: /%C3%BC%20b%20\r\n"));
         let plain = sent("request", &["-d", "not json"]).unwrap();
         assert!(!plain.contains("content-type") && plain.ends_with("not json"));
         assert!(sent("request", &[]).unwrap().contains("offshoot-method: GET"));
@@ -368,7 +409,10 @@ mod tests {
         let text = |body: &[u8]| serde_json::to_string(&document(&name, &account, body)).unwrap();
         assert!(text(b"{\"n\": 12345678901234567890123}").contains(r#""result":{"n": 12345678901234567890123}"#));
         assert!(text(b"plain").contains(r#""resultText":"plain""#));
-        assert!(text(b"\xff").contains(r#""resultBase64":"/w==""#) && text(b"\xff").contains(r#""functionError":"timeout""#));
+        assert!(
+            text(b"\xff").contains(r#""resultBase64":"/w==""#)
+                && text(b"\xff").contains(r#""functionError":"timeout""#)
+        );
         assert!(text(b"1").contains(r#""log":"hi""#));
     }
 }

@@ -120,8 +120,9 @@ impl Printer<'_> {
         if line.is_empty() {
             return Ok(());
         }
-        let record: Value = serde_json::from_slice(line)
-            .map_err(|_| CliError::unreachable("the server sent a log line that is not JSON").hint("is it an Offshoot server?"))?;
+        let record: Value = serde_json::from_slice(line).map_err(|_| {
+            CliError::unreachable("the server sent a log line that is not JSON").hint("is it an Offshoot server?")
+        })?;
         let term = &self.context.term;
         match &mut self.collected {
             Some(all) => {
@@ -177,7 +178,8 @@ mod tests {
 
     #[test]
     fn lines_are_split_wherever_they_come() {
-        let body = "{\"time\":0,\"requestId\":\"8f50aaaa-bbbb\",\"stream\":\"stderr\",\"text\":\"a\"}\n\n{\"text\":\"b\"}";
+        let body =
+            "{\"time\":0,\"requestId\":\"8f50aaaa-bbbb\",\"stream\":\"stderr\",\"text\":\"a\"}\n\n{\"text\":\"b\"}";
         let (client, server) = stub(vec![answer("200 OK", "", body)]);
         let context = Context::for_tests();
         let mut printer = Printer { context: &context, collected: Some(Vec::new()) };

@@ -70,10 +70,13 @@ mod tests {
                 "lastInvokedAt": "1970-01-01T00:00:48.000Z", "updatedAt": "1970-01-01T00:00:00Z"}),
             json!({"name": "x", "lastInvokedAt": null}),
         ];
-        assert_eq!(columns(&table(&functions, 60_000)), [
-            "NAME   RUNTIME     MEM     TIMEOUT  INVOCATIONS  LAST     UPDATED",
-            "hello  nodejs20.x  128 MB  30s      7            12s ago  1m ago",
-            "x      -           -       -        -            never    -",
-        ]);
+        assert_eq!(
+            columns(&table(&functions, 60_000)),
+            [
+                "NAME   RUNTIME     MEM     TIMEOUT  INVOCATIONS  LAST     UPDATED",
+                "hello  nodejs20.x  128 MB  30s      7            12s ago  1m ago",
+                "x      -           -       -        -            never    -",
+            ]
+        );
     }
 }

@@ -29,19 +29,123 @@ struct Field {
 }
 
 static FIELDS: &[Field] = &[
-    Field { key: "runtime", flag: "runtime", form: "runtime", value: "NAME", words: &[], help: "Runtime, as AWS names it: nodejs20.x, python3.11", read: runtime },
-    Field { key: "handler", flag: "handler", form: "handler", value: "FILE.EXPORT", words: &[], help: "Handler, for example index.handler or src/app.main", read: same },
-    Field { key: "memory", flag: "memory", form: "memory", value: "MIB", words: &[], help: "Memory limit: 256, 256MB, 1GiB", read: mib },
-    Field { key: "timeout", flag: "timeout", form: "timeout", value: "TIME", words: &[], help: "Longest run of one invocation: 30s, 500ms, 2m", read: seconds },
-    Field { key: "convention", flag: "convention", form: "convention", value: "WORD", words: &["event", "request"], help: "How the handler is called: event (event, context) or request (HTTP)", read: same },
-    Field { key: "snapshot", flag: "snapshot", form: "snapshot", value: "WORD", words: &["on", "off"], help: "Whether starts clone an initialised instance of this function", read: on_off },
-    Field { key: "max_concurrency", flag: "max-concurrency", form: "maxConcurrency", value: "N", words: &[], help: "Invocations that one instance serves at once", read: whole },
-    Field { key: "concurrency", flag: "concurrency", form: "concurrency", value: "N", words: &[], help: "Invocations that the whole function runs at once", read: whole },
-    Field { key: "rate_limit", flag: "rate-limit", form: "rateLimit", value: "N", words: &[], help: "Invocations per second; 0 = no limit", read: whole }, 
-    Field { key: "network", flag: "network", form: "network", value: "WORD", words: &["none", "host"], help: "What the function reaches: nothing, or this machine's network", read: same },
-    Field { key: "cpu", flag: "cpu", form: "cpu", value: "CORES", words: &[], help: "CPU limit in cores: 0.5", read: number },
-    Field { key: "tmp", flag: "tmp", form: "tmp", value: "MIB", words: &[], help: "Size of /tmp: 512, 1GiB", read: mib },
-    Field { key: "keep_alive", flag: "keep-alive", form: "keepAlive", value: "TIME", words: &[], help: "How long an idle instance is kept: 10m", read: seconds },
+    Field {
+        key: "runtime",
+        flag: "runtime",
+        form: "runtime",
+        value: "NAME",
+        words: &[],
+        help: "Runtime, as AWS names it: nodejs20.x, python3.11",
+        read: runtime,
+    },
+    Field {
+        key: "handler",
+        flag: "handler",
+        form: "handler",
+        value: "FILE.EXPORT",
+        words: &[],
+        help: "Handler, for example index.handler or src/app.main",
+        read: same,
+    },
+    Field {
+        key: "memory",
+        flag: "memory",
+        form: "memory",
+        value: "MIB",
+        words: &[],
+        help: "Memory limit: 256, 256MB, 1GiB",
+        read: mib,
+    },
+    Field {
+        key: "timeout",
+        flag: "timeout",
+        form: "timeout",
+        value: "TIME",
+        words: &[],
+        help: "Longest run of one invocation: 30s, 500ms, 2m",
+        read: seconds,
+    },
+    Field {
+        key: "convention",
+        flag: "convention",
+        form: "convention",
+        value: "WORD",
+        words: &["event", "request"],
+        help: "How the handler is called: event (event, context) or request (HTTP)",
+        read: same,
+    },
+    Field {
+        key: "snapshot",
+        flag: "snapshot",
+        form: "snapshot",
+        value: "WORD",
+        words: &["on", "off"],
+        help: "Whether starts clone an initialised instance of this function",
+        read: on_off,
+    },
+    Field {
+        key: "max_concurrency",
+        flag: "max-concurrency",
+        form: "maxConcurrency",
+        value: "N",
+        words: &[],
+        help: "Invocations that one instance serves at once",
+        read: whole,
+    },
+    Field {
+        key: "concurrency",
+        flag: "concurrency",
+        form: "concurrency",
+        value: "N",
+        words: &[],
+        help: "Invocations that the whole function runs at once",
+        read: whole,
+    },
+    Field {
+        key: "rate_limit",
+        flag: "rate-limit",
+        form: "rateLimit",
+        value: "N",
+        words: &[],
+        help: "Invocations per second; 0 = no limit",
+        read: whole,
+    },
+    Field {
+        key: "network",
+        flag: "network",
+        form: "network",
+        value: "WORD",
+        words: &["none", "host"],
+        help: "What the function reaches: nothing, or this machine's network",
+        read: same,
+    },
+    Field {
+        key: "cpu",
+        flag: "cpu",
+        form: "cpu",
+        value: "CORES",
+        words: &[],
+        help: "CPU limit in cores: 0.5",
+        read: number,
+    },
+    Field {
+        key: "tmp",
+        flag: "tmp",
+        form: "tmp",
+        value: "MIB",
+        words: &[],
+        help: "Size of /tmp: 512, 1GiB",
+        read: mib,
+    },
+    Field {
+        key: "keep_alive",
+        flag: "keep-alive",
+        form: "keepAlive",
+        value: "TIME",
+        words: &[],
+        help: "How long an idle instance is kept: 10m",
+        read: seconds,
+    },
 ];
 
 fn same(text: &str) -> Result<String, String> {
@@ -62,7 +166,11 @@ fn seconds(text: &str) -> Result<String, String> {
     parse_millis(text, 1000).map(|ms| format!("{ms}ms"))
 }
 fn whole(text: &str) -> Result<String, String> {
-    text.trim().replace('_', "").parse::<u32>().map(|n| n.to_string()).map_err(|_| format!("'{text}' is not a whole number"))
+    text.trim()
+        .replace('_', "")
+        .parse::<u32>()
+        .map(|n| n.to_string())
+        .map_err(|_| format!("'{text}' is not a whole number"))
 }
 fn number(text: &str) -> Result<String, String> {
     let value = text.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
@@ -83,8 +191,13 @@ pub struct FunctionFlags(BTreeMap<&'static str, String>);
 impl Args for FunctionFlags {
     fn augment_args(command: Command) -> Command {
         command.args(FIELDS.iter().map(|field| {
-            let arg = Arg::new(field.flag).long(field.flag).value_name(field.value).help(field.help).help_heading("Function");
-            if field.words.is_empty() { arg.value_parser(field.read) } else { arg.value_parser(PossibleValuesParser::new(field.words)) }
+            let arg =
+                Arg::new(field.flag).long(field.flag).value_name(field.value).help(field.help).help_heading("Function");
+            if field.words.is_empty() {
+                arg.value_parser(field.read)
+            } else {
+                arg.value_parser(PossibleValuesParser::new(field.words))
+            }
         }))
     }
     fn augment_args_for_update(command: Command) -> Command {
@@ -132,7 +245,9 @@ impl Manifest {
         let wrong = |what: String| CliError::config(format!("{}:{}: {what}", path.display(), entry.line));
         let names: Vec<&str> = entry.path.iter().map(String::as_str).collect();
         let names = names.strip_prefix(&["function"]).filter(|rest| !rest.is_empty()).unwrap_or(&names);
-        let [value] = entry.items.as_slice() else { return Err(wrong(format!("{}: one value is expected", names.join(".")))) };
+        let [value] = entry.items.as_slice() else {
+            return Err(wrong(format!("{}: one value is expected", names.join("."))));
+        };
         match names {
             ["name"] => self.name = Some(value.clone()),
             ["env", key] => drop(self.env.insert((*key).to_owned(), value.clone())),
@@ -254,11 +369,13 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         for head in ["", "[function]\n"] {
-            let mut manifest = read(&format!("{head}name = 'n'\nmemory = '1GiB'\ntimeout = 2.5\nsnapshot = true\n")).unwrap();
+            let mut manifest =
+                read(&format!("{head}name = 'n'\nmemory = '1GiB'\ntimeout = 2.5\nsnapshot = true\n")).unwrap();
             manifest.apply(&flags(&["--timeout", "500ms", "--cpu", "0.5"]));
             assert_eq!(manifest.name.as_deref(), Some("n"));
             let form = manifest.form("f");
-            let expected = [("funcName", "f"), ("memory", "1024"), ("timeout", "500ms"), ("snapshot", "on"), ("cpu", "0.5")];
+            let expected =
+                [("funcName", "f"), ("memory", "1024"), ("timeout", "500ms"), ("snapshot", "on"), ("cpu", "0.5")];
             assert_eq!(form, expected.map(|(k, v)| (k, v.to_owned())));
         }
     }

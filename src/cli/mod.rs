@@ -19,6 +19,7 @@ mod rm;
 mod serve;
 mod show;
 mod term;
+mod trial;
 pub mod units;
 
 use std::process::ExitCode;
@@ -69,7 +70,15 @@ struct Cli {
     #[command(subcommand)]
     verb: Verb,
     /// Form of the result
-    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value = "text", help_heading = "Output")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORM",
+        default_value = "text",
+        help_heading = "Output"
+    )]
     output: Output,
     /// Only results: no notes, no logs, no progress
     #[arg(short, long, global = true, help_heading = "Output")]
@@ -183,11 +192,16 @@ fn misused(error: &clap::Error, args: &[String], env: &Env) -> ExitCode {
     }
     if asked(args, &["-o", "--output"]).as_deref() == Some("json") && error.kind() != ErrorKind::DisplayHelp {
         let term = Term::new(Output::Json, ColorWhen::Never, true, false, env);
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let _ = term.document(&serde_json::json!({"error": CliError::usage(first).to_json()}));
+        let what = CliError::usage(one_sentence(&error.to_string())).hint("offshoot --help shows what can be typed");
+        let _ = term.document(&serde_json::json!({"error": what.to_json()}));
     }
     ExitCode::from(Exit::Usage.code())
+}
+
+/// The parser's complaint without the lines that only help people.
+fn one_sentence(text: &str) -> String {
+    let complaint = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+    complaint.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What the command line gives for an option, read without the parser: for the moments when the parser has failed.
@@ -233,6 +247,12 @@ mod tests {
         for line in [&["list"][..], &["describe", "f"], &["delete", "f"], &["tail", "f"], &["start"], &["call", "f"]] {
             assert!(Cli::try_parse_from([&["offshoot"], line].concat()).is_ok(), "{line:?}");
         }
+    }
+
+    #[test]
+    fn complaints_become_one_sentence() {
+        let error = Cli::try_parse_from(["offshoot", "deploy"]).unwrap_err().to_string();
+        assert_eq!(one_sentence(&error), "the following required arguments were not provided: <PATH>");
     }
 
     #[test]

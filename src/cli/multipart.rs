@@ -22,7 +22,10 @@ pub fn form(fields: &[(&str, String)], file_name: &str, file: Bytes) -> Form {
     head += &format!("--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{file_name}\"\r\n");
     head += "Content-Type: application/zip\r\n\r\n";
     let tail = format!("\r\n--{boundary}--\r\n");
-    Form { content_type: format!("multipart/form-data; boundary={boundary}"), parts: vec![head.into(), file, tail.into()] }
+    Form {
+        content_type: format!("multipart/form-data; boundary={boundary}"),
+        parts: vec![head.into(), file, tail.into()],
+    }
 }
 
 /// Bits that no file can have foreseen: the standard library keys every `RandomState` anew.

@@ -26,7 +26,17 @@ use super::error::CliError;
 use super::units::show_bytes;
 
 const NEVER: &[&str] = &[
-    ".git", ".hg", ".svn", ".jj", ".offshoot", "__pycache__", ".venv", "venv", ".DS_Store", "function.toml", ".gitignore",
+    ".git",
+    ".hg",
+    ".svn",
+    ".jj",
+    ".offshoot",
+    "__pycache__",
+    ".venv",
+    "venv",
+    ".DS_Store",
+    "function.toml",
+    ".gitignore",
     ".offshootignore",
 ];
 const DEPENDENCIES: &[&str] = &["node_modules", "vendor", "site-packages", "python"];
@@ -237,8 +247,12 @@ fn zip_files(found: Vec<Found>, limits: &Limits) -> Result<Bytes, CliError> {
         return Err(too_large("unpacked code", total, limits.unzipped_bytes, sizes()));
     }
     if found.len() as u64 > limits.archive_entries {
-        return Err(CliError::config(format!("{} files are more than the {} that one archive may hold", found.len(), limits.archive_entries))
-            .hint("leave some out with an .offshootignore file"));
+        return Err(CliError::config(format!(
+            "{} files are more than the {} that one archive may hold",
+            found.len(),
+            limits.archive_entries
+        ))
+        .hint("leave some out with an .offshootignore file"));
     }
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for file in &found {
@@ -259,21 +273,31 @@ fn zip_files(found: Vec<Found>, limits: &Limits) -> Result<Bytes, CliError> {
 
 fn too_large(what: &str, size: u64, limit: u64, mut files: Vec<(String, u64)>) -> CliError {
     files.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-    let rows: Vec<String> = files.iter().take(10).map(|(name, size)| format!("\n  {:>9}  {name}", show_bytes(*size))).collect();
+    let rows: Vec<String> =
+        files.iter().take(10).map(|(name, size)| format!("\n  {:>9}  {name}", show_bytes(*size))).collect();
     let largest = if rows.is_empty() { String::new() } else { format!("; the largest files are:{}", rows.concat()) };
     let setting = if what == "archive" { "OFFSHOOT_LIMITS_ZIPPED_BYTES" } else { "OFFSHOOT_LIMITS_UNZIPPED_BYTES" };
-    let message = format!("the {what} has {} ({size} bytes), and at most {} ({limit} bytes) are allowed{largest}", show_bytes(size), show_bytes(limit));
-    CliError::new(super::error::Exit::Config, "too-large", message)
-        .hint(format!("leave files out with an .offshootignore file; if the server accepts more, set {setting} here too"))
+    let message = format!(
+        "the {what} has {} ({size} bytes), and at most {} ({limit} bytes) are allowed{largest}",
+        show_bytes(size),
+        show_bytes(limit)
+    );
+    CliError::new(super::error::Exit::Config, "too-large", message).hint(format!(
+        "leave files out with an .offshootignore file; if the server accepts more, set {setting} here too"
+    ))
 }
 
 fn utf8(path: &Path) -> Result<String, CliError> {
-    let wrong = || CliError::config(format!("the file name {} is not UTF-8", path.display())).hint("rename it, or name it in .offshootignore");
+    let wrong = || {
+        CliError::config(format!("the file name {} is not UTF-8", path.display()))
+            .hint("rename it, or name it in .offshootignore")
+    };
     path.to_str().map(str::to_owned).ok_or_else(wrong)
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
-    let what = if error.kind() == std::io::ErrorKind::NotFound { "it does not exist".to_owned() } else { error.to_string() };
+    let what =
+        if error.kind() == std::io::ErrorKind::NotFound { "it does not exist".to_owned() } else { error.to_string() };
     CliError::config(format!("cannot read {}: {what}", path.display()))
 }
 
@@ -343,10 +367,18 @@ mod tests {
         ]);
         let dependencies = ["node_modules/a/dist/b.log", "node_modules/a/index.js", "sub/keep.log"];
         assert_eq!(dir.names(None), [&["index.js"], &dependencies[..]].concat());
-        assert_eq!(dir.names(Some("dist/app.main")), [&["dist/app.js", "dist/other.log", "index.js"], &dependencies[..]].concat());
-        assert_eq!(dir.names(Some("secret.handler")), [&["index.js"], &dependencies[..2], &["secret.js"], &dependencies[2..]].concat());
+        assert_eq!(
+            dir.names(Some("dist/app.main")),
+            [&["dist/app.js", "dist/other.log", "index.js"], &dependencies[..]].concat()
+        );
+        assert_eq!(
+            dir.names(Some("secret.handler")),
+            [&["index.js"], &dependencies[..2], &["secret.js"], &dependencies[2..]].concat()
+        );
         let left = dir.packed(None).left_out;
-        assert!(left.contains(&("debug.log".into(), "in .gitignore")) && left.contains(&("dist".into(), "in .gitignore")));
+        assert!(
+            left.contains(&("debug.log".into(), "in .gitignore")) && left.contains(&("dist".into(), "in .gitignore"))
+        );
     }
 
     #[test]
@@ -366,8 +398,14 @@ mod tests {
     #[test]
     fn some_things_are_never_packed() {
         let dir = Dir::of(&[
-            (".git/HEAD", ""), (".venv/x.py", ""), ("__pycache__/a.pyc", ""), (".env", "A=1"), (".env.prod", ""), (".environment", ""),
-            ("function.toml", ""), ("app.py", ""),
+            (".git/HEAD", ""),
+            (".venv/x.py", ""),
+            ("__pycache__/a.pyc", ""),
+            (".env", "A=1"),
+            (".env.prod", ""),
+            (".environment", ""),
+            ("function.toml", ""),
+            ("app.py", ""),
         ]);
         assert_eq!(dir.names(None), [".environment", "app.py"]);
         assert!(dir.packed(None).left_out.iter().any(|(name, why)| name == ".env" && why.contains("--env-file")));
@@ -398,7 +436,11 @@ mod tests {
         let dir = Dir::of(&[("big.bin", &"x".repeat(3000)), ("small.js", "x")]);
         let limits = Limits { unzipped_bytes: 2000, ..Limits::default() };
         let error = pack(dir.0.path(), None, &limits).unwrap_err();
-        assert!(error.message.contains("2.9 kB  big.bin\n") && error.message.contains("1 B  small.js"), "{}", error.message);
+        assert!(
+            error.message.contains("2.9 kB  big.bin\n") && error.message.contains("1 B  small.js"),
+            "{}",
+            error.message
+        );
         let limits = Limits { zipped_bytes: 20, ..Limits::default() };
         assert_eq!(pack(dir.0.path(), None, &limits).unwrap_err().kind, "too-large");
         std::fs::write(dir.0.path().join("f.zip"), dir.packed(None).bytes).unwrap();

@@ -40,7 +40,9 @@ fn print_config(loaded: &Loaded, context: &Context) -> Result<(), CliError> {
         return context.term.document(&json!({"settings": settings}));
     }
     let mut rows = vec![["SETTING", "VALUE", "ORIGIN"].map(str::to_owned).to_vec()];
-    rows.extend(loaded.rows.iter().map(|(key, value, origin)| vec![(*key).to_owned(), plain(value), origin.to_string()]));
+    rows.extend(
+        loaded.rows.iter().map(|(key, value, origin)| vec![(*key).to_owned(), plain(value), origin.to_string()]),
+    );
     columns(&rows).iter().try_for_each(|line| context.term.line(line))
 }
 

@@ -11,9 +11,28 @@ use crate::config::ClientFlags;
 
 /// The settings that come first, in this order; whatever else the server says follows.
 const FIRST: &[&str] = &[
-    "name", "revision", "runtime", "handler", "convention", "memory", "timeout", "cpu", "tmp", "sandbox", "network", "snapshot",
-    "maxConcurrency", "concurrency", "rateLimit", "keepAlive", "codeBytes", "codeSha256", "createdAt", "updatedAt",
-    "lastInvokedAt", "invokeCount",
+    "name",
+    "revision",
+    "runtime",
+    "handler",
+    "convention",
+    "memory",
+    "timeout",
+    "cpu",
+    "tmp",
+    "sandbox",
+    "network",
+    "snapshot",
+    "maxConcurrency",
+    "concurrency",
+    "rateLimit",
+    "keepAlive",
+    "codeBytes",
+    "codeSha256",
+    "createdAt",
+    "updatedAt",
+    "lastInvokedAt",
+    "invokeCount",
 ];
 
 /// Shows everything about a function.
@@ -43,7 +62,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
 fn lines(function: &Value) -> Vec<(String, String)> {
     let Some(members) = function.as_object() else { return Vec::new() };
     let first = FIRST.iter().filter_map(|key| members.get(*key).map(|value| (*key, value)));
-    let rest = members.iter().map(|(key, value)| (key.as_str(), value)).filter(|(key, _)| !FIRST.contains(key) && *key != "env");
+    let rest = members
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .filter(|(key, _)| !FIRST.contains(key) && *key != "env");
     let mut lines: Vec<_> = first.chain(rest).map(|(key, value)| (key.to_owned(), shown(key, value))).collect();
     if let Some(env) = members.get("env").and_then(Value::as_object) {
         lines.extend(env.iter().map(|(key, value)| ("env".to_owned(), format!("{key}={}", shown("", value)))));
@@ -75,7 +97,15 @@ mod tests {
     #[test]
     fn known_settings_come_first_and_unknown_ones_are_not_lost() {
         let function = json!({"later": 1, "timeout": 1500, "name": "f", "cpu": null, "env": {"A": "x"}, "snapshot": true, "rateLimit": 0});
-        let expected = [("name", "f"), ("timeout", "1.5s"), ("cpu", "in proportion to memory"), ("snapshot", "on"), ("rateLimit", "no limit"), ("later", "1"), ("env", "A=x")];
+        let expected = [
+            ("name", "f"),
+            ("timeout", "1.5s"),
+            ("cpu", "in proportion to memory"),
+            ("snapshot", "on"),
+            ("rateLimit", "no limit"),
+            ("later", "1"),
+            ("env", "A=x"),
+        ];
         assert_eq!(lines(&function), expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 }

@@ -190,7 +190,14 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("5", 5 << 20), ("256MiB", 256 << 20), ("256 MB", 256 << 20), ("1g", 1 << 30), ("0.5GiB", 512 << 20), ("10_0b", 100)] {
+        for (text, bytes) in [
+            ("5", 5 << 20),
+            ("256MiB", 256 << 20),
+            ("256 MB", 256 << 20),
+            ("1g", 1 << 30),
+            ("0.5GiB", 512 << 20),
+            ("10_0b", 100),
+        ] {
             assert_eq!(parse_bytes(text, 1 << 20), Ok(bytes), "{text}");
         }
         for text in ["", "x", "1TB!", "-1", "1e3", "MiB", "99999999999999999999", "1.2.3"] {
@@ -201,13 +208,24 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("30", 30_000), ("0.5", 500), ("500ms", 500), ("30s", 30_000), ("1h30m", 5_400_000), ("10m", 600_000), ("1d", 86_400_000)] {
+        for (text, ms) in [
+            ("30", 30_000),
+            ("0.5", 500),
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("1h30m", 5_400_000),
+            ("10m", 600_000),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(parse_millis(text, 1000), Ok(ms), "{text}");
         }
         for text in ["", "s", "1x", "1s2", "-1s", "1 2", "ten"] {
             assert!(parse_millis(text, 1000).is_err(), "{text}");
         }
-        assert_eq!([show_millis(250), show_millis(30_000), show_millis(1500), show_millis(900_000)], ["250ms", "30s", "1.5s", "15m"]);
+        assert_eq!(
+            [show_millis(250), show_millis(30_000), show_millis(1500), show_millis(900_000)],
+            ["250ms", "30s", "1.5s", "15m"]
+        );
     }
 
     #[test]
@@ -238,7 +256,13 @@ mod tests {
     #[test]
     fn nearest_words() {
         let keys = ["listen", "data_dir", "limits.request_bytes", "limits.reply_bytes"];
-        for (word, found) in [("listn", "listen"), ("data-dir", "data_dir"), ("request_bytes", "limits.request_bytes"), ("LISTEN", "listen"), ("lis", "listen")] {
+        for (word, found) in [
+            ("listn", "listen"),
+            ("data-dir", "data_dir"),
+            ("request_bytes", "limits.request_bytes"),
+            ("LISTEN", "listen"),
+            ("lis", "listen"),
+        ] {
             assert_eq!(nearest(word, keys), Some(found), "{word}");
         }
         assert_eq!(nearest("zebra", keys), None);

@@ -29,11 +29,13 @@ const MISSING_LIBRARY = 78; // EX_CONFIG: tells the server to boot workers inste
 const self = {
   stage: 'start', // start → template | loading → serving
   jail: null, // the native library, when there is one
+  libraryError: '', // why there is none
   cloned: false, // a fork of a template: must leave by _exit
   load: null, // the `load` frame; `resume` renews its env, seed and function
   handler: null,
   call: null, // callEvent or callRequest
   solo: true, // one invocation at a time
+  traced: false, // _X_AMZN_TRACE_ID is set
   watching: false, // the channel does not keep the loop alive: see "drained"
   active: new Map(), // id → Invocation
 };
@@ -235,8 +237,10 @@ async function loadFunction(frame) {
     throw asLoadFault(error);
   }
   const handler = pick(found, exported) ?? pick(found?.default, exported);
-  if (handler === undefined) throw new Fault('Runtime.HandlerNotFound', `${frame.handler} is undefined or not exported`);
-  if (typeof handler !== 'function') throw new Fault('Runtime.HandlerNotFound', `${frame.handler} is not a function`);
+  if (typeof handler !== 'function') {
+    const what = handler === undefined ? 'undefined or not exported' : 'not a function';
+    throw new Fault('Runtime.HandlerNotFound', `${frame.handler} is ${what}`);
+  }
   if (MAJOR >= 24 && frame.convention === 'event' && handler.length >= 3 && !handler[STREAMING]) {
     throw new Fault('Runtime.CallbackHandlerDeprecated', CALLBACKS_ARE_GONE);
   }
@@ -412,7 +416,9 @@ function forkClones() {
   self.stage = 'template';
   self.jail.waitAndFork();
   self.cloned = true;
-  if (self.jail.exit) process.reallyExit = (code) => self.jail.exit(Number(code) || 0);
+  // Node's own exit waits for threads that only the template has. A library without `exit` leaves nothing but a crash,
+  // which loses the exit code but never hangs.
+  process.reallyExit = (code) => (self.jail.exit ?? process.abort)(Number(code) || 0);
   self.stage = 'loading';
 }
 
@@ -455,7 +461,8 @@ function close(invocation) {
 // The event loop ran empty. What AWS does: answer what was called back, or `null` where nothing ever will be.
 function drained() {
   if (self.stage === 'loading') {
-    return failLoading(new Fault('Runtime.InitError', 'the function waits, while loading, for something that cannot happen'));
+    const message = 'the function waits, while loading, for something that cannot happen';
+    return failLoading(new Fault('Runtime.InitError', message));
   }
   for (const invocation of [...self.active.values()]) {
     if (invocation.parked !== undefined) succeedEvent(invocation, invocation.parked.result);
@@ -484,7 +491,9 @@ function callEvent(invocation, header, source, from, to) {
     return fail(invocation, error);
   }
   if (isThenable(result)) {
-    result.then((value) => finishEvent(invocation, null, value), (error) => finishEvent(invocation, error ?? 'handled'));
+    result.then(
+      (value) => finishEvent(invocation, null, value),
+      (error) => finishEvent(invocation, error ?? 'handled'));
   } else if (result !== undefined || MAJOR >= 24) {
     // Before Node 24 AWS ignores what a plain function returns and answers null; here it is the answer, as on 24,
     // unless the function takes the callback.
@@ -569,7 +578,11 @@ function succeedEvent(invocation, value) {
   } catch (error) {
     return unserialisable(invocation, 'Unable to stringify response body: ' + messageOf(error));
   }
-  if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + '}', text);
+  answer(invocation, text);
+}
+
+function answer(invocation, body) {
+  if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + '}', body);
 }
 
 // ---- streamed answers (`awslambda.streamifyResponse`): collected, and sent as one, as AWS does for buffered callers
@@ -596,7 +609,7 @@ function callStreaming(invocation, event, context) {
   const ended = new Promise((resolve, reject) => stream.on('finish', resolve).on('error', reject));
   ended.catch(() => {});
   Promise.resolve(self.handler(event, stream, context)).then(() => ended).then(
-    () => { if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + '}', Buffer.concat(chunks)); },
+    () => answer(invocation, Buffer.concat(chunks)),
     (error) => fail(invocation, error));
 }
 
@@ -663,7 +676,8 @@ function callRequest(invocation, header, source, from, to) {
   let result;
   try {
     // A body that came alone in its buffer is the function's to keep; one inside the inbox is copied out of it.
-    const bytes = from === to ? EMPTY : source === inbox ? Buffer.from(source.subarray(from, to)) : source.subarray(from, to);
+    const view = source.subarray(from, to);
+    const bytes = from === to ? EMPTY : source === inbox ? Buffer.from(view) : view;
     result = self.handler(new Request(header, bytes));
   } catch (error) {
     return fail(invocation, error);
@@ -735,7 +749,9 @@ function headerLines(headers) {
   const pairs = typeof headers[Symbol.iterator] === 'function' ? headers : Object.entries(headers);
   for (const [name, values] of pairs) {
     if (values === undefined || values === null) continue;
-    if (typeof name !== 'string' || name === '' || BAD_NAME.test(name)) throw new TypeError(`${quote(name)} is not a header name`);
+    if (typeof name !== 'string' || name === '' || BAD_NAME.test(name)) {
+      throw new TypeError(`${quote(name)} is not a header name`);
+    }
     if (name.length === 12 && name.toLowerCase() === 'content-type') typed = true;
     for (const value of Array.isArray(values) ? values : [values]) {
       lines += (lines && ',') + '[' + JSON.stringify(name) + ',' + headerValue(name, value) + ']';
@@ -750,7 +766,9 @@ function headerValue(name, value) {
     throw new TypeError(`the value of header ${name} must be a string, a number or an array of them`);
   }
   const text = String(value);
-  if (BAD_VALUE.test(text)) throw new TypeError(`the value of header ${name} has a character that headers cannot carry`);
+  if (BAD_VALUE.test(text)) {
+    throw new TypeError(`the value of header ${name} has a character that headers cannot carry`);
+  }
   return JSON.stringify(text);
 }
 
@@ -900,7 +918,7 @@ async function work() {
 
 // The rest of the life of a function template: here in the template, and from there on in each of its clones.
 async function snapshotted() {
-  tidyMemory();
+  emptyNursery();
   forkClones();
   const frame = readFrame();
   const startedAt = performance.now();
@@ -937,11 +955,10 @@ async function template(libraryPath) {
   self.stage = 'template';
   self.jail = openLibrary(libraryPath);
   if (self.jail === null) {
-    log(`the worker cannot load ${libraryPath}: ${self.libraryError}`);
+    log(`the worker cannot use ${libraryPath}: ${self.libraryError}`);
     leave(MISSING_LIBRARY);
   }
   require('v8').setFlagsFromString('--no-flush-bytecode'); // what was compiled here stays compiled for the clones
-  self.jail.init();
   replaceRandom();
   for (const name of PRELOAD) require(name);
   for (const name of PRELOAD_GLOBALS) void globalThis[name];
@@ -949,7 +966,7 @@ async function template(libraryPath) {
   await import('data:text/javascript,export default 1'); // the machinery of ESM, without a file that it would read
   await rehearse();
   setImmediate(() => {
-    tidyMemory();
+    emptyNursery();
     self.jail.announce(process.versions.node);
     forkClones();
     work();
@@ -1018,22 +1035,24 @@ async function rehearseChannel() {
   await new Promise((resolve) => server.close(resolve));
 }
 
-// A full collection before forking: young objects move to pages that clones then never need to copy.
-function tidyMemory() {
+// Empties the young generation before forking, or each clone would soon collect, and so copy, what its template left
+// there. Two rounds, because an object is moved out in its second. (A full collection costs clones more than it saves:
+// it throws away what V8 learnt about the code.)
+function emptyNursery() {
   const v8 = require('v8');
   v8.setFlagsFromString('--expose-gc');
   const collect = require('vm').runInNewContext('gc');
   v8.setFlagsFromString('--no-expose-gc');
-  collect();
-  collect();
+  for (let round = 0; round < 2; round++) collect({ type: 'minor' });
 }
 
-// The library as a module, or null where it is missing or does not belong to this Node.js.
+// The library, ready for use, or null where it is missing, does not fit this Node.js, or may not do its work here.
 function openLibrary(file) {
   try {
     if (!file) throw new Error('no path was given');
     const native = { exports: {} };
     process.dlopen(native, file);
+    native.exports.init();
     return native.exports;
   } catch (error) {
     self.libraryError = error.message;
@@ -1048,10 +1067,7 @@ function main([mode, libraryPath]) {
     log('usage: worker.cjs template <library> | worker.cjs boot [<library>]');
     return leave(64);
   }
-  if (libraryPath) {
-    self.jail = openLibrary(libraryPath);
-    if (self.jail !== null) self.jail.init();
-  }
+  if (libraryPath) self.jail = openLibrary(libraryPath); // without it, `ready` says that there is no snapshot
   return work();
 }
 

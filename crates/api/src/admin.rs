@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 
 use crate::body::ReplyBody;
-use crate::connection::Call;
+use crate::connection::{Call, drained};
 use crate::error::Refusal;
 use crate::multipart::{self, Multipart, Source};
 use crate::reply::{self, Reply};
@@ -256,7 +256,7 @@ async fn relay(
         let entry = tokio::select! {
             entry = followed.recv() => entry,
             () = sender.closed() => return,
-            _ = draining.wait_for(|now| *now) => return,
+            () = drained(&mut draining) => return,
         };
         let mut out = Vec::new();
         match entry {

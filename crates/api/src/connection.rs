@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use offshoot_model::ErrorKind;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
 
 use crate::auth::{self, Credential};
 use crate::body::{BodyError, Inflow};
@@ -100,7 +101,7 @@ where
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,
-        _ = draining.wait_for(|now| *now) => {
+        () = drained(&mut draining) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -108,6 +109,11 @@ where
     if let Err(e) = ended {
         tracing::debug!(peer = ?peer, error = %e, "connection ended");
     }
+}
+
+/// Waits until the server drains.
+pub(crate) async fn drained(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|now| *now).await;
 }
 
 /// A place among the connections of this server.

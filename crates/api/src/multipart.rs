@@ -171,11 +171,12 @@ impl<S: Source> Multipart<S> {
             return Ok(false);
         }
         let mut after = self.buf.len();
-        while let Some(bytes) = self.source.pull().await? {
-            after += bytes.len();
+        loop {
             if after > MAX_HEAD {
                 return Err(bad("too much follows the last part of the form"));
             }
+            let Some(bytes) = self.source.pull().await? else { break };
+            after += bytes.len();
         }
         self.place = Place::AtEnd;
         Ok(true)

@@ -3,7 +3,7 @@
 //! channel between clones. It never leaves a descriptor open because it does not know what it is.
 
 use std::collections::BTreeMap;
-use std::os::fd::RawFd;
+use std::os::fd::{IntoRawFd, RawFd};
 
 use crate::sys::{self, Error, Result, check};
 
@@ -15,8 +15,10 @@ pub fn place(channel: RawFd, stdout: RawFd, stderr: RawFd) -> Result<()> {
     for (from, to) in [(channel, 3), (stdout, 1), (stderr, 2)] {
         sys::dup_to(from, to, 0)?;
     }
-    let null = sys::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR, 0).map_err(|e| Error::new("open /dev/null", e))?;
-    sys::dup_to(std::os::fd::AsRawFd::as_raw_fd(&null), 0, 0)
+    let null = nothing(libc::O_RDWR)?;
+    sys::dup_to(null, 0, 0)?;
+    sys::close(null);
+    Ok(())
 }
 
 /// Joins the cgroups whose `cgroup.procs` files are given.
@@ -37,6 +39,8 @@ pub enum Kind {
     Socket,
     /// A file that was opened only for reading.
     ReadOnly,
+    /// A file that was opened for writing.
+    Written,
     /// A device such as `/dev/null`.
     Device,
     /// An eventfd, or anything else; becomes an eventfd that nobody else has.
@@ -73,6 +77,7 @@ fn kind(fd: RawFd) -> Option<Kind> {
         libc::S_IFIFO => Kind::PipeIn(stat.st_ino),
         libc::S_IFSOCK => Kind::Socket,
         libc::S_IFREG | libc::S_IFDIR if reads => Kind::ReadOnly,
+        libc::S_IFREG => Kind::Written,
         libc::S_IFCHR => Kind::Device,
         0 if is_poll(fd) => Kind::Poll,
         _ => Kind::Other,
@@ -93,11 +98,14 @@ pub fn renew(shared: &[(RawFd, Kind)]) -> Result<()> {
         let close_on_exec = if unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC != 0 { libc::O_CLOEXEC } else { 0 };
         let fresh = match kind {
             Kind::Device => continue,
+            // The engine has made this one anew in the fork (libuv does so with the pipe that is its signal lock).
+            Kind::PipeOut(_) | Kind::PipeIn(_) if self::kind(fd) != Some(kind) => continue,
             // SAFETY: reads no memory.
             Kind::Poll => check("epoll_create", unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })? as RawFd,
             Kind::PipeOut(id) | Kind::PipeIn(id) => pipe_end(&mut pipes, id, kind == Kind::PipeOut(id))?,
             Kind::Socket => closed_socket()?,
             Kind::ReadOnly => reopened(fd)?,
+            Kind::Written => nothing(libc::O_RDWR)?,
             // SAFETY: reads no memory.
             Kind::Other => check("eventfd", unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })? as RawFd,
         };
@@ -132,8 +140,14 @@ fn closed_socket() -> Result<RawFd> {
 
 fn reopened(fd: RawFd) -> Result<RawFd> {
     let path = sys::cstr(&format!("/proc/self/fd/{fd}"))?;
-    let file = sys::openat(libc::AT_FDCWD, &path, libc::O_RDONLY, 0)
-        .or_else(|_| sys::openat(libc::AT_FDCWD, c"/dev/null", libc::O_RDONLY, 0))
-        .map_err(|e| Error::new("reopen a file", e))?;
-    Ok(std::os::fd::IntoRawFd::into_raw_fd(file))
+    match sys::openat(libc::AT_FDCWD, &path, libc::O_RDONLY, 0) {
+        Ok(file) => Ok(file.into_raw_fd()),
+        // It has been deleted, or this user may not read it any more.
+        Err(_) => nothing(libc::O_RDONLY),
+    }
+}
+
+fn nothing(access: libc::c_int) -> Result<RawFd> {
+    let null = sys::openat(libc::AT_FDCWD, c"/dev/null", access, 0).map_err(|e| Error::new("open /dev/null", e))?;
+    Ok(null.into_raw_fd())
 }

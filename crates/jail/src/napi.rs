@@ -1,4 +1,5 @@
-//! The shared library as a Node.js module: `init()`, `announce(version)`, `waitAndFork()`, `reseed(buffer)`. Node's
+//! The shared library as a Node.js module: `init()`, `announce(version)`, `waitAndFork()`, `reseed(buffer)`,
+//! `exit(code)`. Node's
 //! functions are looked up when the module is loaded, never linked, so that the same file loads in Python too. It holds no
 //! state but the addresses of those functions.
 
@@ -24,6 +25,7 @@ struct Engine {
     get_boolean: unsafe extern "C" fn(Env, bool, *mut Value) -> c_int,
     throw_error: unsafe extern "C" fn(Env, *const c_char, *const c_char) -> c_int,
     get_buffer_info: unsafe extern "C" fn(Env, Value, *mut *mut c_void, *mut usize) -> c_int,
+    get_value_int32: unsafe extern "C" fn(Env, Value, *mut i32) -> c_int,
     get_value_string_utf8: unsafe extern "C" fn(Env, Value, *mut c_char, usize, *mut usize) -> c_int,
     get_uv_event_loop: unsafe extern "C" fn(Env, *mut *mut c_void) -> c_int,
     uv_loop_fork: unsafe extern "C" fn(*mut c_void) -> c_int,
@@ -47,6 +49,7 @@ impl Engine {
                 get_boolean: function(c"napi_get_boolean")?,
                 throw_error: function(c"napi_throw_error")?,
                 get_buffer_info: function(c"napi_get_buffer_info")?,
+                get_value_int32: function(c"napi_get_value_int32")?,
                 get_value_string_utf8: function(c"napi_get_value_string_utf8")?,
                 get_uv_event_loop: function(c"napi_get_uv_event_loop")?,
                 uv_loop_fork: function(c"uv_loop_fork")?,
@@ -161,6 +164,16 @@ extern "C" fn wait_and_fork(env: Env, _: Info) -> Value {
     }
 }
 
+/// Ends the process at once. `process.reallyExit` would wait for the engine's helper threads, which a clone does not have.
+extern "C" fn exit(env: Env, info: Info) -> Value {
+    let mut code = 1;
+    if let Some(engine) = Engine::get() {
+        // SAFETY: `env` is that of the current call, `code` a valid place; a value that is no number leaves it alone.
+        unsafe { (engine.get_value_int32)(env, engine.first_argument(env, info), &raw mut code) };
+    }
+    sys::leave(code)
+}
+
 extern "C" fn reseed(env: Env, info: Info) -> Value {
     let Some(engine) = Engine::get() else { return ptr::null_mut() };
     let (mut data, mut length) = (ptr::null_mut(), 0);
@@ -177,11 +190,19 @@ extern "C" fn reseed(env: Env, info: Info) -> Value {
 }
 
 /// What Node calls when it loads the library.
+///
+/// # Safety
+/// `env` and `exports` are those of a module that Node is loading.
 #[unsafe(no_mangle)]
-pub extern "C" fn napi_register_module_v1(env: Env, exports: Value) -> Value {
+pub unsafe extern "C" fn napi_register_module_v1(env: Env, exports: Value) -> Value {
     let Some(engine) = Engine::get() else { return exports };
-    let functions: [(&CStr, Callback); 4] =
-        [(c"init", init), (c"announce", announce), (c"waitAndFork", wait_and_fork), (c"reseed", reseed)];
+    let functions: [(&CStr, Callback); 5] = [
+        (c"init", init),
+        (c"announce", announce),
+        (c"waitAndFork", wait_and_fork),
+        (c"reseed", reseed),
+        (c"exit", exit),
+    ];
     for (name, callback) in functions {
         let mut function = ptr::null_mut();
         // SAFETY: `env` and `exports` are those of the current call, the name is static and NUL-terminated.

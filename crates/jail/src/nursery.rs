@@ -13,7 +13,7 @@ use crate::frame;
 use crate::ids;
 use crate::root;
 use crate::spec::{Answer, BOX_FAILED, Request};
-use crate::sys::{self, Error, Gate, Result, cstr};
+use crate::sys::{self, ChildBell, Error, Gate, Result, cstr};
 
 /// The descriptor of the control socket.
 pub const CONTROL: RawFd = 3;
@@ -124,7 +124,7 @@ pub(crate) fn receive(control: RawFd) -> Result<Option<(Request, Vec<OwnedFd>)>>
 }
 
 struct Nursery {
-    signals: OwnedFd,
+    bell: ChildBell,
     own: PidNamespace,
     filter: Filter,
     children: Children,
@@ -133,7 +133,7 @@ struct Nursery {
 impl Nursery {
     fn new() -> Result<Self> {
         Ok(Self {
-            signals: sys::child_signals()?,
+            bell: ChildBell::hang()?,
             own: PidNamespace::open()?,
             filter: Filter::compile(None),
             children: Children::default(),
@@ -155,9 +155,9 @@ impl Nursery {
 
     fn serve_until_closed(&mut self) -> Result<()> {
         loop {
-            let [request, child] = sys::poll_readable([CONTROL, self.signals.as_raw_fd()], -1)?;
+            let [request, child] = sys::poll_readable([CONTROL, self.bell.number()], -1)?;
             if child {
-                sys::drain_signals(self.signals.as_fd());
+                self.bell.hush();
                 self.children.reap(CONTROL)?;
             }
             if request {

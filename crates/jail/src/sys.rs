@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use libc::{c_int, c_long, c_ulong};
 
@@ -329,24 +330,64 @@ pub fn poll_readable<const N: usize>(fds: [RawFd; N], timeout_ms: c_int) -> Resu
     }
 }
 
-/// Blocks `SIGCHLD` in this thread and gives back a descriptor that reports it.
-pub fn child_signals() -> Result<OwnedFd> {
-    // SAFETY: sigset_t is plain data that sigemptyset initialises; all pointers are to it.
+/// Where the handler of `SIGCHLD` rings.
+static BELL: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn ring(_: c_int) {
+    // SAFETY: write is async-signal-safe, and reads eight bytes of a live value; errno is put back, because the signal
+    // may have come between another call and the look at its error.
     unsafe {
-        let mut set = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        check("block SIGCHLD", libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()))?;
-        owned(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
-            .map_err(|e| Error::new("signalfd", e))
+        let errno = *libc::__errno_location();
+        let one = 1u64;
+        libc::write(BELL.load(Ordering::SeqCst), (&raw const one).cast(), size_of::<u64>());
+        *libc::__errno_location() = errno;
     }
 }
 
-/// Empties a signal descriptor.
-pub fn drain_signals(fd: BorrowedFd<'_>) {
-    let mut buffer = [0u8; 8 * size_of::<libc::signalfd_siginfo>()];
-    // SAFETY: the pointer and length describe `buffer`; the descriptor does not block.
-    while unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+/// A descriptor that becomes readable when a child has ended. By a signal handler and not by a signalfd, because an
+/// engine's helper threads do not block the signal, and one of them may be given it.
+pub struct ChildBell {
+    bell: OwnedFd,
+    previous: libc::sigaction,
+}
+
+impl ChildBell {
+    /// Sets the handler. A process has one bell at most.
+    pub fn hang() -> Result<Self> {
+        // SAFETY: returns a new descriptor.
+        let bell = unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }
+            .map_err(|e| Error::new("eventfd", e))?;
+        BELL.store(bell.as_raw_fd(), Ordering::SeqCst);
+        // SAFETY: sigaction is plain data; the handler only makes async-signal-safe calls, and both structures live across
+        // the call.
+        unsafe {
+            let mut previous = std::mem::zeroed::<libc::sigaction>();
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            action.sa_sigaction = ring as *const () as usize;
+            action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+            check("handle SIGCHLD", libc::sigaction(libc::SIGCHLD, &raw const action, &raw mut previous))?;
+            Ok(Self { bell, previous })
+        }
+    }
+
+    /// The descriptor to poll.
+    pub fn number(&self) -> RawFd {
+        self.bell.as_raw_fd()
+    }
+
+    /// Makes it silent until the next child ends.
+    pub fn hush(&self) {
+        let mut count = 0u64;
+        // SAFETY: room for the eight bytes of the counter; the descriptor does not block.
+        unsafe { libc::read(self.number(), (&raw mut count).cast(), size_of::<u64>()) };
+    }
+
+    /// Puts the handler back that was there before.
+    pub fn take_down(self) {
+        // SAFETY: `previous` is what the kernel gave for this signal.
+        unsafe { libc::sigaction(libc::SIGCHLD, &raw const self.previous, ptr::null_mut()) };
+        BELL.store(-1, Ordering::SeqCst);
+    }
 }
 
 /// Unblocks all signals; with `handlers`, also sets every disposition to its default (an exec keeps ignored ones).
@@ -439,7 +480,7 @@ pub fn wipe<T: Copy>(place: &mut [T]) {
             ptr::write_volatile(start.add(i), 0);
         }
     }
-    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
 /// Overwrites the part of the stack that finished calls have used, where copies of a secret may be left.

@@ -6,7 +6,7 @@
 //! `ofs_init(OFS_KEEPS_DESCRIPTORS)` is for engines that own descriptors which must stay valid (libuv).
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ use crate::enter::{self, How};
 use crate::filter::Filter;
 use crate::nursery::{self, CONTROL, Children, PidNamespace, answer};
 use crate::spec::{Answer, BOX_FAILED, BoxSpec};
-use crate::sys::{self, Error, Gate, Result};
+use crate::sys::{self, ChildBell, Error, Gate, Result};
 
 /// Flag of `ofs_init`: the engine's descriptors are renewed in a clone, not closed.
 pub const OFS_KEEPS_DESCRIPTORS: c_int = 1;
@@ -37,8 +37,8 @@ fn set_gate(words: [u64; 3]) {
 struct Template {
     flags: c_int,
     control: RawFd,
-    /// Present while it waits; a clone that never will must not have `SIGCHLD` blocked.
-    signals: Option<OwnedFd>,
+    /// Present while it waits; a clone has its engine's own handler of `SIGCHLD`.
+    bell: Option<ChildBell>,
     /// Present in a language template: the namespace to return to after a child got a new one.
     own: Option<PidNamespace>,
     filter: Filter,
@@ -77,7 +77,7 @@ impl Template {
         Ok(Self {
             flags,
             control: CONTROL,
-            signals: None,
+            bell: None,
             own: if may_make_namespaces()? { Some(PidNamespace::open()?) } else { None },
             filter: filter.unwrap_or_else(|| Filter::compile(None)),
             children: Children::default(),
@@ -94,22 +94,22 @@ impl Template {
             let known = self.own.as_ref().map(PidNamespace::number);
             self.shared = Some(descriptors::list(&[control, known.unwrap_or(control)])?);
         }
-        let signals = match self.signals.take() {
-            Some(open) => open,
-            None => sys::child_signals()?,
+        let bell = match self.bell.take() {
+            Some(hung) => hung,
+            None => ChildBell::hang()?,
         };
-        let result = self.wait_with(control, &signals);
-        self.signals = Some(signals);
+        let result = self.wait_with(control, &bell);
+        self.bell = Some(bell);
         result
     }
 
-    fn wait_with(&mut self, control: RawFd, signals: &OwnedFd) -> Result<bool> {
-        // A child may have ended before SIGCHLD was blocked.
+    fn wait_with(&mut self, control: RawFd, bell: &ChildBell) -> Result<bool> {
+        // A child may have ended before there was a bell.
         self.children.reap(control)?;
         loop {
-            let [request, child] = sys::poll_readable([control, signals.as_raw_fd()], -1)?;
+            let [request, child] = sys::poll_readable([control, bell.number()], -1)?;
             if child {
-                sys::drain_signals(signals.as_fd());
+                bell.hush();
                 self.children.reap(control)?;
             }
             if request {
@@ -254,15 +254,17 @@ fn become_clone(mut template: Template, pending: &Pending) -> Result<Template> {
 fn leave_descriptors(template: &mut Template, pending: &Pending) -> Result<()> {
     let shared = template.shared.take();
     let closes = template.closes_descriptors();
+    if let Some(bell) = template.bell.take() {
+        bell.take_down();
+    }
     let own = template.own.take().map(PidNamespace::into_number);
-    let signals = template.signals.take().map(IntoRawFd::into_raw_fd);
     if closes {
         return sys::close_from(FIRST_OTHER);
     }
     let pipe = pending.pipe.map(|(read, write)| [read, write]);
     let control = (template.control != CONTROL).then_some(template.control);
     let known = pending.fds.iter().copied().chain(pipe.into_iter().flatten());
-    known.chain(own).chain(signals).chain(control).for_each(sys::close);
+    known.chain(own).chain(control).for_each(sys::close);
     descriptors::renew(&shared.unwrap_or_default())
 }
 
@@ -317,12 +319,12 @@ pub(crate) fn reseed(seed: &[u8]) {
     type Poll = unsafe extern "C" fn() -> c_int;
     let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
     for library in [None, Some(c"libcrypto.so.3"), Some(c"libcrypto.so.1.1")] {
-        // SAFETY: RTLD_NOLOAD only asks for a library that is loaded already; a NULL handle for a library means that it
-        // is not, while RTLD_DEFAULT (also NULL) is asked for on purpose.
         let handle = match library {
             None => libc::RTLD_DEFAULT,
+            // SAFETY: a NUL-terminated name; with RTLD_NOLOAD the call only asks for a library that is loaded already.
             Some(name) => unsafe { libc::dlopen(name.as_ptr(), flags) },
         };
+        // RTLD_DEFAULT is NULL too, but is asked for on purpose.
         if library.is_some() && handle.is_null() {
             continue;
         }
@@ -343,7 +345,12 @@ pub(crate) fn reseed(seed: &[u8]) {
 /// Opens what later steps need: once in a language template, and again (it does no harm) in a function template.
 #[unsafe(no_mangle)]
 pub extern "C" fn ofs_init(flags: c_int) -> c_int {
-    let filter = state().take().map(|template| template.filter);
+    let filter = state().take().map(|template| {
+        if let Some(bell) = template.bell {
+            bell.take_down();
+        }
+        template.filter
+    });
     match Template::new(flags, filter) {
         Ok(template) => {
             *state() = Some(template);

@@ -2,6 +2,7 @@
 //!
 //! It never speaks HTTP, and never reads a setting from anywhere but what it is given.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,11 +50,11 @@ pub struct NodeConfig {
 /// Which language templates are booted at start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Warm {
-    /// None: at the first start of each.
+    /// Those that a deployed function uses, when it is deployed and at the server's start.
     #[default]
+    Used,
+    /// None: at the first start of each.
     None,
-    /// The newest of each language.
-    Newest,
     /// Every version present.
     All,
     /// These.
@@ -64,6 +65,7 @@ pub enum Warm {
 pub struct Node {
     shared: Arc<Shared>,
     invoker: Arc<Invoker>,
+    warm: Warm,
 }
 
 /// How often the house is kept.
@@ -109,9 +111,9 @@ impl Node {
         let templates = Templates::new(driver.clone(), runtime_dir);
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
-        let node = Arc::new(Node { shared, invoker });
+        let node = Arc::new(Node { shared, invoker, warm });
         tokio::spawn(keep_house(Arc::downgrade(&node)));
-        tokio::spawn(warm_templates(node.clone(), warm));
+        tokio::spawn(warm_templates(node.clone()));
         Ok(node)
     }
 
@@ -155,17 +157,28 @@ impl Node {
     pub async fn deploy(&self, request: DeployRequest) -> Result<(Arc<Version>, Option<String>), Error> {
         let version = self.shared.registry.deploy(request).await?;
         self.invoker.changed(&version.config.name);
-        Ok((version.clone(), self.snapshot_now(&version).await))
+        Ok((version.clone(), self.make_ready(&version).await))
     }
 
     /// Changes a function's configuration.
     pub async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<(Arc<Version>, Option<String>), Error> {
         let version = self.shared.registry.configure(name, settings).await?;
         self.invoker.changed(name);
-        Ok((version.clone(), self.snapshot_now(&version).await))
+        Ok((version.clone(), self.make_ready(&version).await))
     }
 
-    async fn snapshot_now(&self, version: &Version) -> Option<String> {
+    /// Boots a language's template if it is not there yet. A language that cannot be cloned is known by then, too.
+    async fn warm_template(&self, name: RuntimeName) {
+        if let Ok(resolved) = self.shared.runtimes.resolve(name) {
+            self.shared.templates.get(&resolved.actual).await.ok();
+        }
+    }
+
+    /// What comes after a change: templates that the function will need, made before the deployment is answered.
+    async fn make_ready(&self, version: &Version) -> Option<String> {
+        if self.warm == Warm::Used {
+            self.warm_template(version.config.runtime).await;
+        }
         if !version.config.snapshot {
             return None;
         }
@@ -280,22 +293,16 @@ async fn keep_house(node: std::sync::Weak<Node>) {
     }
 }
 
-async fn warm_templates(node: Arc<Node>, warm: Warm) {
-    if warm == Warm::None {
-        return;
-    }
+async fn warm_templates(node: Arc<Node>) {
     node.shared.runtimes.ready().await;
-    let installed = node.shared.runtimes.installed();
-    for one in installed {
-        let wanted = match &warm {
-            Warm::None => false,
-            Warm::All => true,
-            Warm::These(names) => names.contains(&one.name),
-            Warm::Newest => node.shared.runtimes.newest(one.name.language).is_some_and(|n| n.name == one.name),
-        };
-        if wanted {
-            node.shared.templates.get(&one).await.ok();
-        }
+    let wanted: Vec<RuntimeName> = match &node.warm {
+        Warm::None => Vec::new(),
+        Warm::These(names) => names.clone(),
+        Warm::All => node.shared.runtimes.installed().iter().map(|i| i.name).collect(),
+        Warm::Used => node.shared.registry.list().iter().map(|v| v.config.runtime).collect(),
+    };
+    for name in BTreeSet::from_iter(wanted) {
+        node.warm_template(name).await;
     }
 }
 

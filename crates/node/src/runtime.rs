@@ -304,10 +304,13 @@ fn managed_dirs(home: Option<&Path>) -> Vec<PathBuf> {
         ".volta/tools/image/node/*/bin",
     ];
     let mut dirs = Vec::new();
-    for pattern in home.into_iter().flat_map(|home| UNDER_HOME.iter().map(move |p| home.join(p))).chain([PathBuf::from("/opt/*/bin")]) {
+    for pattern in
+        home.into_iter().flat_map(|home| UNDER_HOME.iter().map(move |p| home.join(p))).chain([PathBuf::from("/opt/*/bin")])
+    {
         let pattern = pattern.to_string_lossy();
         let Some((before, after)) = pattern.split_once("/*/") else { continue };
-        let mut versions: Vec<PathBuf> = fs::read_dir(before).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path())).collect();
+        let mut versions: Vec<PathBuf> =
+            fs::read_dir(before).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path())).collect();
         versions.sort_by_key(|v| std::cmp::Reverse(numbers(v)));
         dirs.extend(versions.into_iter().map(|v| v.join(after)));
     }
@@ -323,7 +326,8 @@ fn numbers(path: &Path) -> Vec<u64> {
 /// Every candidate's answer, in their order; what is in the cache is not asked.
 fn ask_all(candidates: &[Candidate], known: &Cache) -> Vec<Answer> {
     let mut answers: Vec<Option<Answer>> = candidates.iter().map(|c| known.answer(c)).collect();
-    let mut open: Vec<(&Candidate, &mut Option<Answer>)> = candidates.iter().zip(&mut answers).filter(|(_, a)| a.is_none()).collect();
+    let mut open: Vec<(&Candidate, &mut Option<Answer>)> =
+        candidates.iter().zip(&mut answers).filter(|(_, a)| a.is_none()).collect();
     for batch in open.chunks_mut(AT_ONCE) {
         std::thread::scope(|scope| {
             for (candidate, answer) in batch {
@@ -343,7 +347,9 @@ fn ask(candidate: &Candidate) -> Answer {
     }
     let asked = match candidate.language {
         Language::Node => output(Command::new(&candidate.path).arg("--version")).map(|text| judge_node(&candidate.path, &text)),
-        Language::Python => output(Command::new(&candidate.path).args(["-I", "-S", "-c", PYTHON_QUESTION])).map(|text| judge_python(&text)),
+        Language::Python => {
+            output(Command::new(&candidate.path).args(["-I", "-S", "-c", PYTHON_QUESTION])).map(|text| judge_python(&text))
+        }
     };
     match asked {
         Ok(Ok(installed)) => Answer::Runtime(installed),
@@ -476,7 +482,9 @@ impl Cache {
     fn answer(&self, candidate: &Candidate) -> Option<Answer> {
         let (stamp, answer) = self.answers.get(&candidate.path)?;
         let there = match answer {
-            Answer::Runtime(i) => i.name.language == candidate.language && (i.executable == candidate.path || i.executable.is_file()),
+            Answer::Runtime(i) => {
+                i.name.language == candidate.language && (i.executable == candidate.path || i.executable.is_file())
+            }
             _ => true,
         };
         (*stamp == candidate.stamp && there).then(|| answer.clone())
@@ -523,7 +531,12 @@ mod tests {
     #[test]
     fn the_nearest_version_stands_in_when_allowed() {
         let t = table(&["nodejs20.x", "nodejs24.x", "python3.9"], true);
-        for (asked, actual) in [("nodejs18.x", "nodejs20.x"), ("nodejs22.x", "nodejs24.x"), ("nodejs21.x", "nodejs20.x"), ("python3.13", "python3.9")] {
+        for (asked, actual) in [
+            ("nodejs18.x", "nodejs20.x"),
+            ("nodejs22.x", "nodejs24.x"),
+            ("nodejs21.x", "nodejs20.x"),
+            ("python3.13", "python3.9"),
+        ] {
             let resolved = t.resolve(name(asked)).unwrap();
             assert_eq!((resolved.asked, resolved.actual.name, resolved.exact), (name(asked), name(actual), false));
         }
@@ -552,7 +565,11 @@ mod tests {
         for v in ["v20.9.1", "v20.10.0", "v8.0.0"] {
             fs::create_dir_all(home.path().join(".nvm/versions/node").join(v)).unwrap();
         }
-        let dirs: Vec<String> = managed_dirs(Some(home.path())).iter().filter(|d| d.starts_with(home.path())).map(|d| d.to_string_lossy().into_owned()).collect();
+        let dirs: Vec<String> = managed_dirs(Some(home.path()))
+            .iter()
+            .filter(|d| d.starts_with(home.path()))
+            .map(|d| d.to_string_lossy().into_owned())
+            .collect();
         assert!(dirs[0].contains("v20.10.0") && dirs[1].contains("v20.9.1") && dirs[2].contains("v8.0.0"), "{dirs:?}");
     }
 
@@ -563,7 +580,15 @@ mod tests {
         fs::set_permissions(dir.path().join("node"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy("/bin/true", dir.path().join("python3")).unwrap();
         let found = Discovery::run(&RuntimeOptions { extra: vec![dir.path().to_owned()], ..RuntimeOptions::default() });
-        let why = |n: &str| found.rejected.iter().find(|(p, _)| p.ends_with(n) && p.starts_with(dir.path().canonicalize().unwrap())).unwrap().1.clone();
+        let why = |n: &str| {
+            found
+                .rejected
+                .iter()
+                .find(|(p, _)| p.ends_with(n) && p.starts_with(dir.path().canonicalize().unwrap()))
+                .unwrap()
+                .1
+                .clone()
+        };
         assert!(why("node").contains("shim"), "{}", why("node"));
         assert!(why("python3").contains("does not answer as Python"), "{}", why("python3"));
     }
@@ -574,7 +599,8 @@ mod tests {
         let program = dir.path().join("node");
         fs::copy("/bin/true", &program).unwrap();
         let cache_file = dir.path().join("runtimes.json");
-        let options = RuntimeOptions { extra: vec![program.clone()], cache_file: Some(cache_file.clone()), ..RuntimeOptions::default() };
+        let options =
+            RuntimeOptions { extra: vec![program.clone()], cache_file: Some(cache_file.clone()), ..RuntimeOptions::default() };
         let candidate = candidates(&options).remove(0);
         let answer = Answer::Runtime(judge_node(&candidate.path, "v19.0.0").unwrap());
         Cache::of(std::slice::from_ref(&candidate), &[answer]).write(&cache_file).unwrap();

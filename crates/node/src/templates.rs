@@ -60,10 +60,14 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
     Program { argv, env: base_env(), binds }
 }
 
+/// AWS's value. An interpreter that is shown at `/var/lang` finds its own libraries by it, wherever it was built for.
+pub const LIBRARY_PATH: &str = "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib";
+
 /// The environment of every worker before its function's own is set (AWS's names and values where a box has the thing).
 fn base_env() -> Vec<(String, String)> {
     [
         ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin"),
+        ("LD_LIBRARY_PATH", LIBRARY_PATH),
         ("LANG", "C.UTF-8"),
         ("TZ", ":UTC"),
         ("HOME", "/tmp"),

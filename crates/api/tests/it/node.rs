@@ -279,7 +279,7 @@ impl Said {
     pub async fn until_close(io: &mut TcpStream) -> Said {
         let mut bytes = Vec::new();
         let read = async {
-            let mut block = [0u8; 65_536];
+            let mut block = vec![0u8; 65_536];
             while let Ok(n) = io.read(&mut block).await {
                 if n == 0 {
                     break;

@@ -18,7 +18,7 @@ use tokio::sync::SemaphorePermit;
 use super::instance::{Birth, Breach, Instance, Said, breach_of};
 use super::tap::{LogTap, now_ms};
 use super::{InitFailure, Pool, Refusal};
-use crate::templates::{Mode, program};
+use crate::templates::{LIBRARY_PATH, Mode, program};
 
 /// How long a template may take to clone itself before it is taken for hung.
 const CLONE: Duration = Duration::from_secs(3);
@@ -295,6 +295,7 @@ impl Pool {
         let kind = if config.snapshot { "snap-start" } else { "on-demand" };
         let mut env: Vec<(&str, &str)> = vec![
             ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin"),
+            ("LD_LIBRARY_PATH", LIBRARY_PATH),
             ("LANG", "C.UTF-8"),
             ("TZ", ":UTC"),
             ("HOME", "/tmp"),

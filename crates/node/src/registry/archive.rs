@@ -83,7 +83,7 @@ pub(super) fn unpack(archive: &File, tree: &Tree, limits: &Limits) -> Result<Unp
         let path = step.path.clone();
         match (step.kind, step.entry) {
             (Kind::Dir, _) | (_, None) => {
-                tree.make_dir(&path).map_err(|e| disk_error(e))?;
+                tree.make_dir(&path).map_err(disk_error)?;
                 nodes.push(Node::Dir { path });
             }
             (Kind::File, Some(i)) => nodes.push(unpack_file(&mut second, i, &entries[i], tree, path)?),
@@ -116,8 +116,14 @@ fn open_second(archive: &File, entries: &[Entry]) -> Result<ZipArchive<BufReader
 }
 
 /// Streams one file out: never more bytes than the entry declares, and the declared sum is within the limit already.
-fn unpack_file(second: &mut ZipArchive<BufReader<File>>, i: usize, entry: &Entry, tree: &Tree, path: String) -> Result<Node, Error> {
-    let mut file = tree.make_file(&path, entry.executable).map_err(|e| disk_error(e))?;
+fn unpack_file(
+    second: &mut ZipArchive<BufReader<File>>,
+    i: usize,
+    entry: &Entry,
+    tree: &Tree,
+    path: String,
+) -> Result<Node, Error> {
+    let mut file = tree.make_file(&path, entry.executable).map_err(disk_error)?;
     let mut source = second.by_index(i).map_err(zip_error)?;
     let mut hash = Sha256::new();
     let mut size = 0u64;
@@ -132,7 +138,7 @@ fn unpack_file(second: &mut ZipArchive<BufReader<File>>, i: usize, entry: &Entry
             return Err(bad(format!("the entry {} holds more than it declares", shown(&entry.name))));
         }
         hash.update(&buffer[..n]);
-        file.write_all(&buffer[..n]).map_err(|e| disk_error(e))?;
+        file.write_all(&buffer[..n]).map_err(disk_error)?;
     }
     if size != entry.size {
         return Err(bad(format!("the entry {} holds less than it declares", shown(&entry.name))));
@@ -166,10 +172,10 @@ fn make_links(tree: &Tree, nodes: &[Node]) -> Result<(), Error> {
         if !stays_by_text(path, target) {
             return Err(bad(format!("illegal link: '{}' leads out of the archive", path.escape_debug())));
         }
-        tree.make_link(path, target).map_err(|e| disk_error(e))?;
+        tree.make_link(path, target).map_err(disk_error)?;
     }
     for (path, _) in links() {
-        if !tree.link_stays(path).map_err(|e| disk_error(e))? {
+        if !tree.link_stays(path).map_err(disk_error)? {
             return Err(bad(format!("illegal link: '{}' leads out of the archive or in a circle", path.escape_debug())));
         }
     }

@@ -102,10 +102,15 @@ impl CodeStore {
 
     /// The manifest of stored code.
     pub fn manifest(&self, digest: &CodeDigest) -> Result<Manifest, Error> {
-        let bytes = fs::read(self.manifest_path(digest)).map_err(|e| corrupt(digest, "its manifest cannot be read").caused_by(e))?;
+        let bytes =
+            fs::read(self.manifest_path(digest)).map_err(|e| corrupt(digest, "its manifest cannot be read").caused_by(e))?;
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| corrupt(digest, "its manifest is damaged").caused_by(e))?;
-        if manifest.format == FORMAT { Ok(manifest) } else { Err(corrupt(digest, "its manifest was written by a newer Offshoot")) }
+        if manifest.format == FORMAT {
+            Ok(manifest)
+        } else {
+            Err(corrupt(digest, "its manifest was written by a newer Offshoot"))
+        }
     }
 
     /// The tree of stored code.
@@ -174,8 +179,7 @@ impl CodeStore {
 
     /// Removes in the background what was unfinished when this process started; new names are random and never among them.
     fn clear_unfinished(&self) -> Result<(), Error> {
-        let left: Vec<PathBuf> =
-            fs::read_dir(&self.tmp).map_err(disk_error)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        let left: Vec<PathBuf> = fs::read_dir(&self.tmp).map_err(disk_error)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
         if left.is_empty() {
             return Ok(());
         }
@@ -236,7 +240,8 @@ impl<'a> Staged<'a> {
     }
 
     fn write_manifest(&self) -> Result<(), Error> {
-        let text = serde_json::to_vec(&self.manifest).map_err(|e| Error::new(ErrorKind::Internal, "a manifest cannot be written").caused_by(e))?;
+        let text = serde_json::to_vec(&self.manifest)
+            .map_err(|e| Error::new(ErrorKind::Internal, "a manifest cannot be written").caused_by(e))?;
         let draft = Fresh { path: self.store.tmp.join(random_name()?) };
         let mut file = File::create_new(&draft.path).map_err(disk_error)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(disk_error)?;
@@ -325,7 +330,10 @@ fn compare(tree: &Tree, manifest: &Manifest, digest: &CodeDigest) -> Result<(), 
     }
     for (dir, count) in in_dir {
         if tree.names(dir).map(|names| names.len()) != Ok(count) {
-            return Err(corrupt(digest, &format!("the directory '{}' holds something else than was deployed", dir.escape_debug())));
+            return Err(corrupt(
+                digest,
+                &format!("the directory '{}' holds something else than was deployed", dir.escape_debug()),
+            ));
         }
     }
     Ok(())
@@ -365,7 +373,10 @@ fn hash_of(file: &mut File) -> std::io::Result<([u8; 32], u64)> {
 
 fn corrupt(digest: &CodeDigest, what: &str) -> Error {
     let short = &digest.as_str()[..12];
-    Error::new(ErrorKind::CodeCorrupt, format!("the stored code {short}… is damaged and is not run: {what}; deploy the function again"))
+    Error::new(
+        ErrorKind::CodeCorrupt,
+        format!("the stored code {short}… is damaged and is not run: {what}; deploy the function again"),
+    )
 }
 
 fn not_a_zip(why: &str) -> Error {

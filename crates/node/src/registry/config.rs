@@ -22,7 +22,8 @@ pub(super) fn for_deploy(
     runtimes: &RuntimeTable,
 ) -> Result<FunctionConfig, Error> {
     let fits = |old: &&FunctionConfig| {
-        settings.runtime.is_none_or(|r| r.language == old.runtime.language) && detect::has_handler(tree, &old.handler, old.runtime.language)
+        settings.runtime.is_none_or(|r| r.language == old.runtime.language)
+            && detect::has_handler(tree, &old.handler, old.runtime.language)
     };
     let kept = old.filter(|_| settings.handler.is_none()).filter(fits);
     let said = Said {

@@ -8,7 +8,7 @@
 use offshoot_model::{Convention, Error, ErrorKind, Language, RuntimeName};
 
 use super::tree::Tree;
-use crate::runtime::RuntimeTable;
+use crate::runtime::{Installed, RuntimeTable};
 
 const NODE_EXTENSIONS: &[&str] = &["js", "mjs", "cjs"];
 /// Root files that may hold a Node.js handler, first wins.
@@ -51,29 +51,81 @@ pub(super) fn detect(tree: &Tree, stripped: Option<&str>, said: Said, table: &Ru
         Some(handler) => given(tree, stripped, handler, language)?,
         None => search(tree, language)?,
     };
-    let runtime = match said.runtime {
-        Some(name) => table.resolve(name)?.asked,
-        None => table.newest(language).ok_or_else(|| table.none_of(language))?.name,
+    let (runtime, runs) = match said.runtime {
+        Some(name) => table.resolve(name).map(|r| (r.asked, r.actual))?,
+        None => table.newest(language).map(|i| (i.name, i)).ok_or_else(|| table.none_of(language))?,
     };
+    check_typescript(tree, &handler, &runs)?;
     let usual = if handler == AWS_PYTHON { Convention::Event } else { Convention::Request };
     Ok(Found { runtime, handler, convention: said.convention.unwrap_or(usual) })
 }
 
-/// Whether the handler's file is in the tree.
+/// Whether something that a worker would load for this handler is in the tree.
 pub(super) fn has_handler(tree: &Tree, handler: &str, language: Language) -> bool {
-    handler.rsplit_once('.').is_some_and(|(file, _)| files_of(file, language).iter().any(|f| tree.is_file(f)))
+    let (dir, leaf) = module_of(handler, language);
+    let compiled = || {
+        let names = tree.names(dir.trim_end_matches('/')).unwrap_or_default();
+        names.iter().any(|n| n.strip_prefix(&leaf).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".so")))
+    };
+    let more: &[&str] = match language {
+        Language::Node => &["/index.js", "/package.json"],
+        Language::Python => &[".pyc", "/__init__.py"],
+    };
+    files_of(handler, language).iter().any(|f| tree.is_file(f))
+        || more.iter().any(|end| tree.is_file(&format!("{dir}{leaf}{end}")))
+        || (language == Language::Node && typescript(tree, handler).is_some())
+        || (language == Language::Python && compiled())
 }
 
-/// The files that a worker may load for the part of a handler before its last dot.
-fn files_of(stem: &str, language: Language) -> Vec<String> {
-    match language {
-        Language::Node => NODE_EXTENSIONS.iter().map(|ext| format!("{stem}.{ext}")).collect(),
-        Language::Python => {
-            // A module may be written with dots, as in `import`.
-            let module = stem.replace('.', "/");
-            vec![format!("{stem}.py"), format!("{module}.py"), format!("{module}/__init__.py")]
+/// Where a handler's module lies: its directory, empty or with a slash at its end, and its name. The split is the workers',
+/// which is AWS's: for Node.js at the first dot of the last segment, for Python at the last dot of all, the others being `/`.
+fn module_of(handler: &str, language: Language) -> (String, String) {
+    let path = match language {
+        Language::Node => {
+            let base = handler.rfind('/').map_or(0, |slash| slash + 1);
+            let end = handler[base..].find('.').map_or(handler.len(), |dot| base + dot);
+            handler[..end].to_owned()
         }
+        Language::Python => handler.rsplit_once('.').map_or(handler, |(module, _)| module).replace('.', "/"),
+    };
+    match path.rsplit_once('/') {
+        Some((dir, leaf)) => (format!("{dir}/"), leaf.to_owned()),
+        None => (String::new(), path),
     }
+}
+
+/// The usual files of a handler, as a person would name them.
+fn files_of(handler: &str, language: Language) -> Vec<String> {
+    let (dir, leaf) = module_of(handler, language);
+    match language {
+        Language::Node => NODE_EXTENSIONS.iter().map(|ext| format!("{dir}{leaf}.{ext}")).collect(),
+        Language::Python => vec![format!("{dir}{leaf}.py")],
+    }
+}
+
+/// The handler's file, if it is TypeScript and there is no JavaScript of that name.
+fn typescript(tree: &Tree, handler: &str) -> Option<String> {
+    let (dir, leaf) = module_of(handler, Language::Node);
+    if files_of(handler, Language::Node).iter().any(|f| tree.is_file(f)) {
+        return None;
+    }
+    ["ts", "mts", "cts"].iter().map(|ext| format!("{dir}{leaf}.{ext}")).find(|f| tree.is_file(f))
+}
+
+/// Refuses a TypeScript handler for a Node.js that would not run it. (Types are stripped by default from 22.18 and 23.6.)
+fn check_typescript(tree: &Tree, handler: &str, runtime: &Installed) -> Result<(), Error> {
+    let Some(file) = typescript(tree, handler).filter(|_| runtime.name.language == Language::Node) else { return Ok(()) };
+    let mut numbers = runtime.version.split('.').map(|n| n.parse::<u16>().unwrap_or(0));
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if major >= 24 || (major == 23 && minor >= 6) || (major == 22 && minor >= 18) {
+        return Ok(());
+    }
+    let message = format!(
+        "'{}' is TypeScript, which Node.js {} cannot run: deploy the compiled JavaScript, or choose nodejs24.x",
+        file.escape_debug(),
+        runtime.version
+    );
+    Err(Error::new(ErrorKind::InvalidInput, message))
 }
 
 /// A handler that was given: its language if that was not, and its text without the folder that was left out.
@@ -86,23 +138,14 @@ fn given(tree: &Tree, stripped: Option<&str>, handler: &str, language: Option<La
             return Ok((*found, text.to_owned()));
         }
     }
-    let file = handler.rsplit_once('.').map_or(handler, |(file, _)| file);
-    let shown: String = handler.chars().take(80).flat_map(char::escape_debug).collect();
-    if tree.is_file(&format!("{file}.ts")) {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("the handler '{shown}' is in TypeScript: compile it and deploy the JavaScript")));
-    }
-    let wanted: Vec<String> = languages.iter().flat_map(|l| files_of(file, *l)).fold(Vec::new(), |mut list, f| {
-        if !list.contains(&f) {
-            list.push(f);
-        }
-        list
-    });
-    let shown_files: String = wanted.join(", ").chars().take(200).flat_map(char::escape_debug).collect();
+    let files: Vec<String> = languages.iter().flat_map(|l| files_of(handler, *l)).collect();
     Err(Error::new(
         ErrorKind::InvalidInput,
         format!(
-            "the handler '{shown}' needs a file that is not in the archive (looked for {shown_files}); {}; \
+            "the handler '{}' needs a file that is not in the archive (looked for {}); {}; \
              name the handler as file.export, with the file's path from the root",
+            plain(handler, 80),
+            plain(&files.join(", "), 200),
             at_the_root(tree)
         ),
     ))
@@ -110,26 +153,27 @@ fn given(tree: &Tree, stripped: Option<&str>, handler: &str, language: Option<La
 
 /// The handler that the files suggest.
 fn search(tree: &Tree, language: Option<Language>) -> Result<(Language, String), Error> {
-    let node = language != Some(Language::Python);
-    let python = language != Some(Language::Node);
-    let plain = |stem: &str, wanted: Language| {
+    let wants = |l: Language| language.is_none_or(|only| only == l);
+    let at = |stem: &str, l: Language| {
         let export = if stem == "lambda_function" { "lambda_handler" } else { "handler" };
-        files_of(stem, wanted).iter().any(|f| tree.is_file(f)).then(|| (wanted, format!("{stem}.{export}")))
+        let handler = format!("{stem}.{export}");
+        let there = wants(l) && files_of(&handler, l).iter().any(|f| tree.is_file(f));
+        there.then_some((l, handler))
     };
-    let nodes = || NODE_FILES.iter().find_map(|stem| plain(stem, Language::Node));
-    let pythons = || PYTHON_FILES.iter().find_map(|stem| plain(stem, Language::Python));
-    None.or_else(|| plain("index", Language::Node).filter(|_| node))
-        .or_else(|| plain("lambda_function", Language::Python).filter(|_| python))
-        .or_else(|| package_main(tree).filter(|_| node).map(|handler| (Language::Node, handler)))
-        .or_else(|| nodes().filter(|_| node))
-        .or_else(|| pythons().filter(|_| python))
+    let (node, python) = (Language::Node, Language::Python);
+    at("index", node)
+        .or_else(|| at("lambda_function", python))
+        .or_else(|| package_main(tree).filter(|_| wants(node)).map(|handler| (node, handler)))
+        .or_else(|| NODE_FILES.iter().find_map(|stem| at(stem, node)))
+        .or_else(|| PYTHON_FILES.iter().find_map(|stem| at(stem, python)))
         .ok_or_else(|| {
             let advice = match language {
                 Some(Language::Node) => "add index.js with exports.handler",
                 Some(Language::Python) => "add lambda_function.py with def lambda_handler(event, context)",
                 None => "add index.js with exports.handler, or lambda_function.py with def lambda_handler(event, context)",
             };
-            let message = format!("no handler was found: {}; {advice}, or name the handler as file.export", at_the_root(tree));
+            let root = at_the_root(tree);
+            let message = format!("no handler was found: {root}; {advice}, or name the handler as file.export");
             Error::new(ErrorKind::InvalidInput, message)
         })
 }
@@ -141,10 +185,11 @@ fn package_main(tree: &Tree) -> Option<String> {
     let main = json.get("main")?.as_str()?;
     let main = main.trim_start_matches("./").trim_end_matches('/');
     let stem = NODE_EXTENSIONS.iter().find_map(|ext| main.strip_suffix(ext)?.strip_suffix('.')).unwrap_or(main);
-    let plain = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b)) && !s.starts_with('/');
-    let found = [stem.to_owned(), format!("{stem}/index")];
-    let found = found.into_iter().find(|s| plain(s) && files_of(s, Language::Node).iter().any(|f| tree.is_file(f)))?;
-    Some(format!("{found}.handler"))
+    let allowed = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b)) && !s.starts_with('/');
+    let mut handlers = [format!("{stem}.handler"), format!("{stem}/index.handler")].into_iter();
+    // A file with a dot in its own name cannot be named by a handler.
+    let named = |h: &String| h.rsplit('/').next().is_some_and(|base| base.matches('.').count() == 1);
+    handlers.find(|h| allowed(h) && named(h) && files_of(h, Language::Node).iter().any(|f| tree.is_file(f)))
 }
 
 /// What is in the root, for a person who wonders what was zipped.
@@ -152,18 +197,27 @@ fn at_the_root(tree: &Tree) -> String {
     let mut names = tree.names("").unwrap_or_default();
     names.sort();
     let more = names.len().saturating_sub(10);
-    let shown: Vec<String> = names.iter().take(10).map(|n| n.chars().take(40).flat_map(char::escape_debug).collect()).collect();
+    let shown: Vec<String> = names.iter().take(10).map(|n| plain(n, 40)).collect();
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("at its root are {}{rest}", shown.join(", "))
+}
+
+/// Text for a message: short, and nothing that a terminal obeys.
+fn plain(text: &str, most: usize) -> String {
+    text.chars().take(most).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::Installed;
 
     fn table(names: &[&str]) -> std::sync::Arc<RuntimeTable> {
-        let entry = |n: &&str| Installed { name: RuntimeName::parse(n).unwrap(), version: "1.2.3".into(), executable: "/usr/bin/true".into(), prefix: None };
+        let entry = |n: &&str| Installed {
+            name: RuntimeName::parse(n).unwrap(),
+            version: format!("{}.1.2", RuntimeName::parse(n).unwrap().major),
+            executable: "/usr/bin/true".into(),
+            prefix: None,
+        };
         RuntimeTable::of(names.iter().map(entry).collect(), false)
     }
 
@@ -205,13 +259,15 @@ mod tests {
 
     #[test]
     fn package_json_names_the_file() {
-        for (main, file, handler) in
-            [("./src/a.js", "src/a.js", "src/a.handler"), ("lib", "lib/index.js", "lib/index.handler"), ("b", "b.mjs", "b.handler")]
-        {
+        for (main, file, handler) in [
+            ("./src/a.js", "src/a.js", "src/a.handler"),
+            ("lib", "lib/index.js", "lib/index.handler"),
+            ("b", "b.mjs", "b.handler"),
+        ] {
             let json = format!("{{\"main\": \"{main}\"}}");
             assert_eq!(found(&[("package.json", &json), (file, "")], Said::default()).unwrap().handler, handler);
         }
-        for main in ["../x.js", "/etc/x.js", "none.js", "$(x).js"] {
+        for main in ["../x.js", "/etc/x.js", "none.js", "$(x).js", "x.min.js"] {
             let json = format!("{{\"main\": \"{main}\"}}");
             let error = found(&[("package.json", &json), ("x.js", "")], Said::default()).unwrap_err();
             assert!(error.message.contains("no handler was found: at its root are package.json, x.js"), "{error}");
@@ -223,14 +279,29 @@ mod tests {
         let python = Said { runtime: Some(RuntimeName::parse("python3.11").unwrap()), ..Said::default() };
         let both = [("index.js", ""), ("app.py", ""), ("src/deep.py", ""), ("pkg/__init__.py", ""), ("t.ts", "")];
         assert_eq!(found(&both, python).unwrap().handler, "app.handler");
-        for (given, kept) in [("src/deep.run", "src/deep.run"), ("src.deep.run", "src.deep.run"), ("pkg.run", "pkg.run"), ("folder/app.x", "app.x")] {
+        let python = [
+            ("src/deep.run", "src/deep.run"),
+            ("src.deep.run", "src.deep.run"),
+            ("pkg.run", "pkg.run"),
+            ("folder/app.x", "app.x"),
+        ];
+        for (given, kept) in python {
             let f = found(&both, Said { handler: Some(given), ..Said::default() }).unwrap();
             assert_eq!((f.handler.as_str(), f.runtime.language), (kept, Language::Python));
         }
+        let nested = found(&both, Said { handler: Some("index.api.get"), ..Said::default() }).unwrap();
+        assert_eq!((nested.handler.as_str(), nested.runtime.language), ("index.api.get", Language::Node));
+        for other in
+            [("lib/index.js", "lib.run"), ("native.cpython-311-x86_64-linux-gnu.so", "native.run"), ("old.pyc", "old.run")]
+        {
+            assert!(found(&[(other.0, "")], Said { handler: Some(other.1), ..Said::default() }).is_ok(), "{other:?}");
+        }
         let error = found(&both, Said { handler: Some("nope.handler"), ..Said::default() }).unwrap_err();
-        assert!(error.message.contains("'nope.handler'") && error.message.contains("nope.js") && error.message.contains("index.js"), "{error}");
+        for part in ["'nope.handler'", "nope.js", "nope.py", "index.js"] {
+            assert!(error.message.contains(part), "{error}");
+        }
         let error = found(&both, Said { handler: Some("t.handler"), ..Said::default() }).unwrap_err();
-        assert!(error.message.contains("TypeScript"), "{error}");
+        assert!(error.message.contains("TypeScript, which Node.js 22.1.2 cannot run"), "{error}");
         let error = found(&both, Said { handler: Some("../../etc/passwd.x"), ..Said::default() }).unwrap_err();
         assert_eq!(error.kind, ErrorKind::InvalidInput);
     }
@@ -242,7 +313,10 @@ mod tests {
         assert_eq!(of("main.py", Said::default()), Convention::Request);
         assert_eq!(of("lambda_function.py", Said::default()), Convention::Event);
         assert_eq!(of("index.js", Said { convention: Some(Convention::Event), ..Said::default() }), Convention::Event);
-        assert_eq!(of("lambda_function.py", Said { convention: Some(Convention::Request), ..Said::default() }), Convention::Request);
+        assert_eq!(
+            of("lambda_function.py", Said { convention: Some(Convention::Request), ..Said::default() }),
+            Convention::Request
+        );
     }
 
     #[test]

@@ -171,7 +171,8 @@ impl Registry {
     pub async fn deploy(self: &Arc<Self>, request: DeployRequest) -> Result<Arc<Version>, Error> {
         let turn = self.turn_of(request.name.clone()).lock_owned().await;
         // After the name's turn, so that many deployments of one name do not keep the others from unpacking.
-        let room = Arc::clone(&self.unpacking).acquire_owned().await.map_err(|e| internal("deployments have ended").caused_by(e))?;
+        let room =
+            Arc::clone(&self.unpacking).acquire_owned().await.map_err(|e| internal("deployments have ended").caused_by(e))?;
         self.blocking(move |this| {
             let _held = (turn, room); // given up when the work is done, not when the caller stops waiting
             this.deploy_now(&request)
@@ -239,7 +240,8 @@ impl Registry {
             })
             .collect();
         self.store.count(&counts)?;
-        *flushed = versions.iter().map(|v| (v.config.name.clone(), flushed.get(&v.config.name).copied().unwrap_or_default())).collect();
+        *flushed =
+            versions.iter().map(|v| (v.config.name.clone(), flushed.get(&v.config.name).copied().unwrap_or_default())).collect();
         flushed.extend(moved.into_iter().map(|(v, now)| (v.config.name.clone(), now)));
         Ok(())
     }
@@ -255,7 +257,14 @@ impl Registry {
         let staged = self.code.stage(&request.archive)?;
         let old = before.as_deref().map(|v| &v.config);
         let tree = staged.tree()?;
-        let config = config::for_deploy(&request.name, &request.settings, old, &tree, staged.manifest.stripped.as_deref(), &self.runtimes)?;
+        let config = config::for_deploy(
+            &request.name,
+            &request.settings,
+            old,
+            &tree,
+            staged.manifest.stripped.as_deref(),
+            &self.runtimes,
+        )?;
         config.validate(&self.limits)?;
         let (code, code_bytes) = (staged.digest.clone(), staged.manifest.archive_bytes);
         let kept = staged.commit()?;
@@ -276,7 +285,13 @@ impl Registry {
     }
 
     /// Makes a version durable, then current.
-    fn write(&self, config: FunctionConfig, code: CodeDigest, code_bytes: u64, before: Option<&Version>) -> Result<Arc<Version>, Error> {
+    fn write(
+        &self,
+        config: FunctionConfig,
+        code: CodeDigest,
+        code_bytes: u64,
+        before: Option<&Version>,
+    ) -> Result<Arc<Version>, Error> {
         let now = now_ms();
         let created_ms = before.map_or(now, |v| v.created_ms);
         let draft = Draft { config, code, code_bytes, created_ms, updated_ms: now.max(created_ms) };
@@ -391,7 +406,9 @@ fn now_ms() -> u64 {
 fn disk_error(e: impl Into<std::io::Error>) -> Error {
     let e = e.into();
     let message = match e.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => "there is no room left for the data directory: free some and try again",
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "there is no room left for the data directory: free some and try again"
+        }
         _ => "the data directory cannot be read or written: see the server's log",
     };
     Error::new(ErrorKind::Store, message).caused_by(e)

@@ -7,6 +7,7 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub(super) struct Count<'a> {
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Mutex<Connection>,
+    /// A write or sync failed. What the kernel then has in memory is not what the disk has, so nothing more is acknowledged.
+    broken: AtomicBool,
 }
 
 impl Store {
@@ -76,12 +79,14 @@ impl Store {
     pub fn open(path: &Path, may_create: bool) -> Result<Store, Error> {
         // SQLite gives its side files the mode of this one. Environments of functions are in it.
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-        file.map_err(|e| Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) cannot be opened").caused_by(e))?;
+        file.map_err(|e| {
+            Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) cannot be opened").caused_by(e)
+        })?;
         let mut connection = Connection::open(path).map_err(failed)?;
         set_up(&connection)?;
         migrate(&mut connection, may_create)?;
         check(&connection)?;
-        Ok(Store { connection: Mutex::new(connection) })
+        Ok(Store { connection: Mutex::new(connection), broken: AtomicBool::new(false) })
     }
 
     /// Every function.
@@ -137,10 +142,22 @@ impl Store {
 
     fn change<T>(&self, work: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T, Error> {
         let mut connection = self.lock();
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let done = work(&tx).map_err(failed)?;
-        tx.commit().map_err(failed)?;
-        Ok(done)
+        if self.broken.load(Ordering::Relaxed) {
+            let message =
+                "the registry's store could not be written and takes no more changes: check the disk, then restart the server";
+            return Err(Error::new(ErrorKind::Store, message));
+        }
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let done = tx.and_then(|tx| {
+            let done = work(&tx)?;
+            tx.commit()?;
+            Ok(done)
+        });
+        done.map_err(|e| {
+            let broke = e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
+            self.broken.fetch_or(broke, Ordering::Relaxed);
+            failed(e)
+        })
     }
 
     /// A panic inside a transaction rolled it back, so the connection behind the lock is still good.
@@ -152,6 +169,8 @@ impl Store {
 /// Sets what durability depends on, and reads it back: a file system that cannot do it must not be trusted with data.
 fn set_up(connection: &Connection) -> Result<(), Error> {
     connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    // One process uses the directory anyway. Without a shared index file, the store opens on a full disk too.
+    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE;").map_err(failed)?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0)).map_err(failed)?;
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;").map_err(failed)?;
     let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |r| r.get(0)).map_err(failed)?;
@@ -247,12 +266,22 @@ fn failed(e: rusqlite::Error) -> Error {
     match e.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(&e.to_string()),
         Some(ErrorCode::DiskFull) => {
-            Error::new(ErrorKind::Store, "the registry's store cannot be written: the disk is full; free some room and try again").caused_by(e)
+            Error::new(ErrorKind::Store, "the registry's store cannot be written: the disk is full; free some room and try again")
+                .caused_by(e)
         }
-        _ if matches!(e, rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::IntegralValueOutOfRange(..)) => {
+        _ if matches!(
+            e,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+        ) =>
+        {
             damaged(&e.to_string())
         }
-        _ => Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) failed: see the server's log").caused_by(e),
+        _ => {
+            Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) failed: see the server's log")
+                .caused_by(e)
+        }
     }
 }
 

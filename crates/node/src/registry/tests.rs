@@ -17,7 +17,12 @@ impl Home {
         self.dir.path().join("data")
     }
     fn open(&self) -> Result<Arc<Registry>, Error> {
-        let entry = |n: &str| Installed { name: RuntimeName::parse(n).unwrap(), version: "1.2.3".into(), executable: "/usr/bin/true".into(), prefix: None };
+        let entry = |n: &str| Installed {
+            name: RuntimeName::parse(n).unwrap(),
+            version: "1.2.3".into(),
+            executable: "/usr/bin/true".into(),
+            prefix: None,
+        };
         let table = RuntimeTable::of(vec![entry("nodejs20.x"), entry("python3.11")], false);
         Registry::open(&self.data(), Limits::default(), table)
     }
@@ -36,7 +41,10 @@ impl Home {
     }
     /// Names under the data directory's folder.
     fn names(&self, folder: &str) -> Vec<String> {
-        std::fs::read_dir(self.data().join(folder)).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
+        std::fs::read_dir(self.data().join(folder))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect()
     }
 }
 
@@ -101,12 +109,20 @@ async fn a_redeployment_keeps_what_fits() {
     let home = Home::new();
     let registry = home.open().unwrap();
     let mut request = home.request("f", &[("src/a.js", ""), ("index.js", "")]);
-    request.settings = Settings { handler: Some("src/a.run".into()), memory: Some(MiB(512)), convention: Some(Convention::Event), ..Settings::default() };
+    request.settings = Settings {
+        handler: Some("src/a.run".into()),
+        memory: Some(MiB(512)),
+        convention: Some(Convention::Event),
+        ..Settings::default()
+    };
     registry.deploy(request).await.unwrap();
     let same = registry.deploy(home.request("f", &[("src/a.js", "2"), ("index.js", "")])).await.unwrap();
     assert_eq!((same.config.handler.as_str(), same.config.convention), ("src/a.run", Convention::Event));
     let other = registry.deploy(home.request("f", &[("main.py", "")])).await.unwrap();
-    assert_eq!((other.config.handler.as_str(), other.config.runtime.to_string().as_str(), other.config.memory), ("main.handler", "python3.11", MiB(512)));
+    assert_eq!(
+        (other.config.handler.as_str(), other.config.runtime.to_string().as_str(), other.config.memory),
+        ("main.handler", "python3.11", MiB(512))
+    );
     assert_eq!(other.config.convention, Convention::Request);
 }
 
@@ -150,7 +166,12 @@ async fn the_same_archive_is_stored_once_and_removed_when_nobody_wants_it() {
     let home = Home::new();
     let registry = home.open().unwrap();
     let archive = home.zip(HELLO);
-    let deploy = async |name: &str| registry.deploy(DeployRequest { archive: archive.clone(), name: fname(name), settings: Settings::default() }).await.unwrap();
+    let deploy = async |name: &str| {
+        registry
+            .deploy(DeployRequest { archive: archive.clone(), name: fname(name), settings: Settings::default() })
+            .await
+            .unwrap()
+    };
     let (a, b) = (deploy("a").await, deploy("b").await);
     assert_eq!(a.code, b.code);
     assert_eq!(home.names("code").len(), 1);
@@ -224,9 +245,18 @@ async fn many_deployments_at_once_end_in_one_of_each() {
         let own = home.zip(&[("index.js", &format!("{}", i % 5))]);
         let archive = if i % 2 == 0 { shared.clone() } else { own };
         let (registry, name) = (Arc::clone(&registry), fname(&format!("f{}", i % 4)));
-        tasks.push(tokio::spawn(async move { registry.deploy(DeployRequest { archive, name, settings: Settings::default() }).await }));
+        tasks.push(tokio::spawn(
+            async move { registry.deploy(DeployRequest { archive, name, settings: Settings::default() }).await },
+        ));
     }
-    let collector = { let r = Arc::clone(&registry); std::thread::spawn(move || for _ in 0..50 { r.collect_garbage(&HashSet::new()).unwrap(); }) };
+    let collector = {
+        let r = Arc::clone(&registry);
+        std::thread::spawn(move || {
+            for _ in 0..50 {
+                r.collect_garbage(&HashSet::new()).unwrap();
+            }
+        })
+    };
     let mut revisions = HashSet::new();
     for task in tasks {
         assert!(revisions.insert(task.await.unwrap().unwrap().revision));
@@ -309,8 +339,19 @@ async fn damage_to_the_store_is_noticed() {
     drop(registry);
     let path = home.data().join("registry.db");
     let good = std::fs::read(&path).unwrap();
-    let mut damaged: Vec<Vec<u8>> = (0..good.len()).step_by(4096).map(|at| { let mut b = good.clone(); b[at..at + 4096].fill(0); b }).collect();
-    damaged.extend((0..good.len()).step_by(61).map(|at| { let mut b = good.clone(); b[at] ^= 0x10; b }));
+    let mut damaged: Vec<Vec<u8>> = (0..good.len())
+        .step_by(4096)
+        .map(|at| {
+            let mut b = good.clone();
+            b[at..at + 4096].fill(0);
+            b
+        })
+        .collect();
+    damaged.extend((0..good.len()).step_by(61).map(|at| {
+        let mut b = good.clone();
+        b[at] ^= 0x10;
+        b
+    }));
     damaged.push(good[..good.len() - 4096].to_vec());
     damaged.push(b"this is not a database".repeat(400));
     let mut refused = 0;
@@ -326,7 +367,7 @@ async fn damage_to_the_store_is_noticed() {
             }
             Ok(registry) => {
                 let now: Vec<String> = registry.list().iter().map(|v| format!("{:?}", v.config)).collect();
-                assert_eq!(now, [before.clone()]);
+                assert_eq!(now, std::slice::from_ref(&before));
             }
         }
     }

@@ -14,7 +14,7 @@ exports.handler = async () => {
       'globalThis.randomUUID': globalThis.crypto.randomUUID(),
       'generateKey': crypto.generateKeySync('hmac', { length: 128 }).export().toString('hex'),
       'mkdtemp': require('fs').mkdtempSync('/tmp/x'),
-      'dev/urandom': require('fs').readFileSync('/proc/sys/kernel/random/uuid', 'utf8'),
+      'kernel': require('fs').readFileSync('/proc/sys/kernel/random/uuid', 'utf8'),
     },
   };
 };

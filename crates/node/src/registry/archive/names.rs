@@ -120,7 +120,8 @@ impl Nodes {
         if self.by_path.len() as u64 >= self.most {
             return Err(bad(format!("more than {} files and directories", self.most)));
         }
-        if let Some((twin, twin_kind)) = self.by_fold.get(&path.to_lowercase())
+        let fold = path.to_lowercase();
+        if let Some((twin, twin_kind)) = self.by_fold.get(&fold)
             && !(kind == Kind::Dir && *twin_kind == Kind::Dir)
         {
             return Err(bad(format!(
@@ -129,7 +130,7 @@ impl Nodes {
                 path.escape_debug()
             )));
         }
-        self.by_fold.insert(path.to_lowercase(), (path.clone(), kind));
+        self.by_fold.insert(fold, (path.clone(), kind));
         self.by_path.insert(path, (kind, entry));
         Ok(())
     }
@@ -161,8 +162,32 @@ mod tests {
         let deep = "x/".repeat(64) + "y";
         let wide = vec!["y".repeat(200); 6].join("/");
         for bad in [
-            "", "/", "//", "/etc/passwd", "../x", "a/../../b", "a/../b", "a/..", "..", ".", "./a", "a/./b", "a//b", "a//", "C:\\x", "C:/x", "c:x",
-            "a\\b", "..\\x", "\\\\host\\x", "a\0b", "a\nb", "a\x1b[2J", &long, &deep, &wide,
+            "",
+            "/",
+            "//",
+            "/etc/passwd",
+            "../x",
+            "a/../../b",
+            "a/../b",
+            "a/..",
+            "..",
+            ".",
+            "./a",
+            "a/./b",
+            "a//b",
+            "a//",
+            "C:\\x",
+            "C:/x",
+            "c:x",
+            "a\\b",
+            "..\\x",
+            "\\\\host\\x",
+            "a\0b",
+            "a\nb",
+            "a\x1b[2J",
+            &long,
+            &deep,
+            &wide,
         ] {
             assert!(check_name(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -6,6 +6,7 @@
 //! It never decompresses, never writes, and holds no more than the directory in memory.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use offshoot_model::{Error, Limits};
@@ -62,7 +63,7 @@ pub(super) fn read_map(file: &File, limits: &Limits) -> Result<Vec<Entry>, Error
     if directory.entries > limits.archive_entries {
         return Err(bad(format!("{} entries: at most {} are allowed", directory.entries, limits.archive_entries)));
     }
-    let bytes = read(file, directory.start, directory.len)?;
+    let bytes = read(file, directory.start, directory.len)?; // `find_directory` saw that it ends inside the file
     let mut fields = Fields::new(&bytes);
     let mut entries = Vec::with_capacity(usize::try_from(directory.entries).unwrap_or(0));
     let mut total = 0u64;
@@ -101,7 +102,9 @@ fn find_directory(file: &File, len: u64) -> Result<Directory, Error> {
     let (size, start) = (u64::from(fields.u32()?), u64::from(fields.u32()?));
     let comment = usize::from(fields.u16()?);
     // A reader that scans backwards takes the last signature, one that checks the length may take an earlier one.
-    let ends_here = |i: usize| tail.get(i + 20..i + 22).is_some_and(|c| i + END_LEN + usize::from(u16::from_le_bytes([c[0], c[1]])) == tail.len());
+    let ends_here = |i: usize| {
+        tail.get(i + 20..i + 22).is_some_and(|c| i + END_LEN + usize::from(u16::from_le_bytes([c[0], c[1]])) == tail.len())
+    };
     if (0..at).any(|i| tail[i..].starts_with(END) && ends_here(i)) {
         return Err(bad("it has two end records, so it can be read in two ways"));
     }
@@ -153,7 +156,8 @@ fn read_end64(file: &File, end: u64) -> Result<Option<(Directory, u64)>, Error> 
 /// Both end records must say the same, unless the plain one says "look there".
 fn agree(plain: &Directory, wide: Directory) -> Result<Directory, Error> {
     let same = |narrow: u64, full: u64, max: u64| narrow == max || narrow == full;
-    let agree = same(plain.start, wide.start, MAX32) && same(plain.len, wide.len, MAX32) && same(plain.entries, wide.entries, MAX16);
+    let agree =
+        same(plain.start, wide.start, MAX32) && same(plain.len, wide.len, MAX32) && same(plain.entries, wide.entries, MAX16);
     if agree { Ok(wide) } else { Err(bad("its two end records disagree")) }
 }
 
@@ -281,7 +285,11 @@ fn lay_out(file: &File, entries: &mut [Entry], directory_start: u64) -> Result<(
         }
     }
     if at != directory_start {
-        return Err(bad(if entries.is_empty() { "there is data before its directory" } else { "there is data between its entries and its directory" }));
+        return Err(bad(if entries.is_empty() {
+            "there is data before its directory"
+        } else {
+            "there is data between its entries and its directory"
+        }));
     }
     Ok(())
 }
@@ -371,14 +379,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads exactly these bytes. The caller has bounded `len` by what the archive can hold.
+/// Reads exactly these bytes. `len` is two small lengths of a header, or was compared with the file's before.
 fn read(file: &File, at: u64, len: u64) -> Result<Vec<u8>, Error> {
-    let room = file.metadata().map_err(unreadable)?.len();
-    if at.checked_add(len).is_none_or(|end| end > room) {
-        return Err(bad("it points outside of itself, or is cut short"));
-    }
     let mut bytes = vec![0; usize::try_from(len).map_err(|_| bad("it is too large for this machine"))?];
-    file.read_exact_at(&mut bytes, at).map_err(unreadable)?;
+    file.read_exact_at(&mut bytes, at).map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidInput => bad("it points outside of itself, or is cut short"),
+        _ => unreadable(e),
+    })?;
     Ok(bytes)
 }
 

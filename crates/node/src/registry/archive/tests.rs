@@ -71,14 +71,20 @@ fn build(entries: &[E]) -> Vec<u8> {
         if e.offset.is_none() {
             let (crc, size) = (e.own_crc.unwrap_or(e.crc).to_le_bytes(), e.own_size.unwrap_or(e.size).to_le_bytes());
             let lens = [(own.len() as u16).to_le_bytes(), (e.own_extra.len() as u16).to_le_bytes()].concat();
-            put(&mut out, &[b"PK\x03\x04\x14\0", &e.flags.to_le_bytes(), &e.method.to_le_bytes(), &[0; 4], &crc, &packed, &size, &lens]);
+            put(
+                &mut out,
+                &[b"PK\x03\x04\x14\0", &e.flags.to_le_bytes(), &e.method.to_le_bytes(), &[0; 4], &crc, &packed, &size, &lens],
+            );
             put(&mut out, &[own, &e.own_extra, &e.data, &e.after]);
         }
         let lens = [(e.name.len() as u16).to_le_bytes(), (e.extra.len() as u16).to_le_bytes()].concat();
         put(&mut directory, &[b"PK\x01\x02\x14", &[0], b"\x14\0"]);
         let made_by = directory.len() - 3;
         directory[made_by] = e.host as u8;
-        put(&mut directory, &[&e.flags.to_le_bytes(), &e.method.to_le_bytes(), &[0; 4], &e.crc.to_le_bytes(), &packed, &e.size.to_le_bytes()]);
+        put(
+            &mut directory,
+            &[&e.flags.to_le_bytes(), &e.method.to_le_bytes(), &[0; 4], &e.crc.to_le_bytes(), &packed, &e.size.to_le_bytes()],
+        );
         put(&mut directory, &[&lens, &[0; 6], &(e.mode << 16).to_le_bytes(), &at.to_le_bytes(), &e.name, &e.extra]);
     }
     let (start, n) = (out.len() as u32, (entries.len() as u16).to_le_bytes());
@@ -129,7 +135,9 @@ fn accepted(bytes: &[u8]) -> Vec<String> {
 fn deflated(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, data) in files {
-        let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated).compression_level(Some(1));
+        let options = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Deflated)
+            .compression_level(Some(1));
         writer.start_file(*name, options).unwrap();
         writer.write_all(data).unwrap();
     }
@@ -155,8 +163,12 @@ fn ordinary_archives_are_unpacked_as_they_are() {
     let nodes = stand.unpack(&build(&entries), &Limits::default()).unwrap().nodes;
     let paths: Vec<&str> = nodes.iter().map(Node::path).collect();
     assert_eq!(paths, ["bin", "bin/run", "index.js", "lib", "lib/a.js", "secret", "ünï.txt"]);
-    let mode = |p: &str| std::os::unix::fs::PermissionsExt::mode(&stand.tree().join(p).metadata().unwrap().permissions()) & 0o7777;
-    assert_eq!((mode("bin/run"), mode("secret"), mode("index.js"), mode("lib"), mode("bin")), (0o755, 0o644, 0o644, 0o755, 0o755));
+    let mode =
+        |p: &str| std::os::unix::fs::PermissionsExt::mode(&stand.tree().join(p).metadata().unwrap().permissions()) & 0o7777;
+    assert_eq!(
+        (mode("bin/run"), mode("secret"), mode("index.js"), mode("lib"), mode("bin")),
+        (0o755, 0o644, 0o644, 0o755, 0o755)
+    );
     assert_eq!(std::fs::read_to_string(stand.tree().join("index.js")).unwrap(), "exports.handler = 1");
     assert_eq!(accepted(&deflated(&[("index.js", &[7; 100_000])])), ["index.js"]);
 }
@@ -173,7 +185,9 @@ fn what_is_not_a_zip_is_named_so() {
 
 #[test]
 fn names_that_leave_the_tree_are_refused() {
-    for name in ["../x", "a/../../x", "/etc/x", "C:\\x", "C:/x", "..\\x", "a\\..\\..\\x", "../tree-evil/x", "./x", "a//b", "a\0b", ""] {
+    for name in
+        ["../x", "a/../../x", "/etc/x", "C:\\x", "C:/x", "..\\x", "a\\..\\..\\x", "../tree-evil/x", "./x", "a//b", "a\0b", ""]
+    {
         let message = refused(&build(&[file("index.js", "x"), raw(name.as_bytes(), b"x", 0o100_644)]));
         assert!(message.starts_with("illegal file path"), "{name:?}: {message}");
     }
@@ -186,7 +200,12 @@ fn names_that_leave_the_tree_are_refused() {
 #[test]
 fn links_stay_inside() {
     let app = file("node_modules/tool/cli.js", "x");
-    let good = [app.clone(), link("node_modules/.bin/tool", "../tool/cli.js"), link("current", "node_modules"), link("via", "current/tool/cli.js")];
+    let good = [
+        app.clone(),
+        link("node_modules/.bin/tool", "../tool/cli.js"),
+        link("current", "node_modules"),
+        link("via", "current/tool/cli.js"),
+    ];
     assert_eq!(accepted(&build(&good)).len(), 7);
     accepted(&build(&[app.clone(), link("dangling", "not/there")]));
     for target in ["/etc/passwd", "../x", "..", "node_modules/../../x", "a/../../x", "\\x", "a\nb", ""] {
@@ -307,7 +326,18 @@ fn zip64_is_read_and_its_lies_refused() {
         let plain = build(&[file("index.js", "x")]);
         let (body, end) = plain.split_at(plain.len() - 22);
         let mut record = b"PK\x06\x06".to_vec();
-        put(&mut record, &[&44u64.to_le_bytes(), b"\x2d\0\x2d\0", &[0; 8], &entries.to_le_bytes(), &entries.to_le_bytes(), &size.to_le_bytes(), &start.to_le_bytes()]);
+        put(
+            &mut record,
+            &[
+                &44u64.to_le_bytes(),
+                b"\x2d\0\x2d\0",
+                &[0; 8],
+                &entries.to_le_bytes(),
+                &entries.to_le_bytes(),
+                &size.to_le_bytes(),
+                &start.to_le_bytes(),
+            ],
+        );
         let locator = [b"PK\x06\x07\0\0\0\0", &(body.len() as u64).to_le_bytes()[..], &1u32.to_le_bytes()].concat();
         let mut end = end.to_vec();
         end[8..20].fill(0xff);
@@ -315,7 +345,15 @@ fn zip64_is_read_and_its_lies_refused() {
     };
     let start = build(&[file("index.js", "x")]).windows(4).position(|w| w == b"PK\x01\x02").unwrap() as u64;
     accepted(&wide(46 + 8, start, 1));
-    for (size, start, entries) in [(54, start, 2), (54, start + 1, 1), (53, start, 1), (u64::MAX, start, 1), (54, u64::MAX, 1), (54, start, u64::MAX), (54, start, 0)] {
+    for (size, start, entries) in [
+        (54, start, 2),
+        (54, start + 1, 1),
+        (53, start, 1),
+        (u64::MAX, start, 1),
+        (54, u64::MAX, 1),
+        (54, start, u64::MAX),
+        (54, start, 0),
+    ] {
         refused(&wide(size, start, entries));
     }
     let lying = |size: u64, method: u16| {
@@ -340,7 +378,10 @@ fn bombs_end_at_the_limits() {
     let bomb = deflated(&[("index.js", &vec![0; 4 << 20])]);
     assert!(bomb.len() < 64 << 10);
     assert_eq!(refused(&bomb), "Unzipped size must be smaller than 1048576 bytes");
-    assert_eq!(refused(&deflated(&[("a", &vec![0; 600 << 10]), ("b", &vec![0; 600 << 10])])), "Unzipped size must be smaller than 1048576 bytes");
+    assert_eq!(
+        refused(&deflated(&[("a", &vec![0; 600 << 10]), ("b", &vec![0; 600 << 10])])),
+        "Unzipped size must be smaller than 1048576 bytes"
+    );
     assert!(refused(&declare(bomb.clone(), 10)).contains("more than it declares"));
     assert!(refused(&declare(deflated(&[("a", &[0; 100])]), 101)).contains("less than it declares"));
 
@@ -370,7 +411,10 @@ fn a_folder_around_everything_is_left_out_when_the_program_is_in_it() {
         (done.stripped, done.nodes.iter().map(|n| n.path().to_owned()).collect::<Vec<_>>())
     };
     let f = |n: &str| file(n, "x");
-    assert_eq!(stripped(&[dir("my/"), f("my/index.js"), f("my/lib/a.js")]), (Some("my".into()), vec!["index.js".into(), "lib".into(), "lib/a.js".into()]));
+    assert_eq!(
+        stripped(&[dir("my/"), f("my/index.js"), f("my/lib/a.js")]),
+        (Some("my".into()), vec!["index.js".into(), "lib".into(), "lib/a.js".into()])
+    );
     assert_eq!(stripped(&[f("my/app.py"), f("__MACOSX/my/._app.py"), f(".DS_Store")]).1, ["app.py"]);
     assert_eq!(stripped(&[f("my/package.json"), f("my/src/x.js")]).0.as_deref(), Some("my"));
     assert_eq!(stripped(&[f("my/index.js"), f("README")]).0, None);
@@ -400,7 +444,22 @@ mod properties {
 
     /// Everything that an archive may be made of, good and bad, mixed.
     fn entry() -> impl Strategy<Value = E> {
-        let names = prop::sample::select(vec!["a", "a/", "a/b", "A", "../x", "/x", "l", "l/x", "index.js", "d/index.js", "..", "tree-evil/x", "a\\b", "é"]);
+        let names = prop::sample::select(vec![
+            "a",
+            "a/",
+            "a/b",
+            "A",
+            "../x",
+            "/x",
+            "l",
+            "l/x",
+            "index.js",
+            "d/index.js",
+            "..",
+            "tree-evil/x",
+            "a\\b",
+            "é",
+        ]);
         let kinds = prop::sample::select(vec![0o100_644u32, 0o100_755, 0o040_755, 0o120_777, 0o120_777, 0o010_644, 0]);
         let data = prop::sample::select(vec!["", "x", "..", "../..", "a", "a/b", "../tree-evil", "/etc", "index.js", "d/.."]);
         (names, kinds, data).prop_map(|(name, mode, data)| raw(name.as_bytes(), data.as_bytes(), mode))

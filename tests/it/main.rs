@@ -1,0 +1,31 @@
+//! The integration tests: the real binary, driven as people and attackers drive it.
+//!
+//! They need root (boxes do), Linux, and Node.js and Python on the machine. `cargo test --test it` runs all of them in a few
+//! minutes; `SEED=n` repeats a random run, `UPDATE_GOLDEN=1` rewrites the golden files, `SHOW_SERVER_LOG=1` shows what the
+//! server of a failed test wrote.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod boxes;
+mod chaos;
+mod cli;
+mod conventions;
+mod crash;
+mod examples;
+mod failures;
+mod glambdar;
+mod harness;
+mod input;
+mod lifecycle;
+mod packages;
+mod shutdown;
+mod uniqueness;
+
+/// The last test by name: what the others could not do on this machine.
+#[test]
+fn z_summary_of_what_was_skipped() {
+    let skipped = harness::skipped();
+    if !skipped.is_empty() {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "\nnot tested on this machine:\n  {}", skipped.join("\n  "));
+    }
+}
