@@ -7,12 +7,12 @@
 
 pub mod http;
 pub mod peers;
+pub mod priority;
 pub mod procs;
 pub mod report;
 pub mod server;
 pub mod zip;
 
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -161,19 +161,10 @@ pub fn sleep_ms(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
-/// Runs a bench: first moves it into a scheduling group of its own with the highest weight, so that whatever else the
-/// machine does takes little from it, then prints its table.
+/// Runs a bench and prints its table.
 pub fn run(name: &str, bench: impl FnOnce(&mut Report) -> Res<()>) -> ExitCode {
-    const INNER: &str = "BENCH_INNER";
-    if std::env::var_os(INNER).is_none()
-        && let Ok(own) = std::env::current_exe()
-    {
-        // Comes back only when there is no `setsid`; then the bench runs where it is.
-        let _ = Command::new("setsid").arg("-w").arg(own).args(std::env::args_os().skip(1)).env(INNER, "1").exec();
-    } else {
-        let _ = std::fs::write("/proc/self/autogroup", "-20");
-        // In a session of its own it does not hear the terminal's Ctrl-C: it ends when whoever started it has.
-        std::thread::spawn(procs::end_with_parent);
+    if let Some(code) = priority::take() {
+        return code;
     }
     let mut report = Report::new(name);
     let outcome = bench(&mut report);

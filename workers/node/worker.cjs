@@ -416,9 +416,8 @@ function forkClones() {
   self.stage = 'template';
   self.jail.waitAndFork();
   self.cloned = true;
-  // Node's own exit waits for threads that only the template has. A library without `exit` leaves nothing but a crash,
-  // which loses the exit code but never hangs.
-  process.reallyExit = (code) => (self.jail.exit ?? process.abort)(Number(code) || 0);
+  // Node's own exit waits, for ever, for threads that only the template has.
+  process.reallyExit = (code) => self.jail.exit(Number(code) || 0);
   self.stage = 'loading';
 }
 

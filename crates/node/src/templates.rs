@@ -51,8 +51,8 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
     let tail: &[&str] = match installed.name.language {
         // Without these a compiler thread of V8 may hold a lock at the moment of a fork, and the clone hangs.
         Language::Node => &["--single-threaded", "--v8-pool-size=0", "/var/runtime/node/worker.cjs"],
-        // -s: no site directory of a user; -B: no bytecode beside read-only code; -u is not needed, the worker flushes.
-        Language::Python => &["-s", "-B", "/var/runtime/python/worker.py"],
+        // -s: no site directory of a user; -B: no bytecode beside read-only code; utf8: whatever the locale is called.
+        Language::Python => &["-s", "-B", "-X", "utf8", "/var/runtime/python/worker.py"],
     };
     argv.extend(tail.iter().map(|s| (*s).to_owned()));
     argv.push(mode.to_owned());

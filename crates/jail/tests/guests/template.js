@@ -34,6 +34,9 @@ const fds = () => Object.fromEntries(fs.readdirSync('/proc/self/fd').flatMap((fd
 
 const at = (step) => fs.writeSync(2, step + '\n');
 
+// A clone's event loop must never run empty: Node would then wait for helper threads that a clone does not have.
+setInterval(() => {}, 1 << 30);
+
 async function work() {
   at('files');
   await fs.promises.writeFile('/tmp/a', 'hello');
