@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{HOST_SECRET, Lang, PATIENCE, Shared, eventually, per_language, skip};
+use crate::harness::{HOST_SECRET, Lang, PATIENCE, Server, Shared, eventually, per_language, skip};
 
 static SERVER: Shared = Shared::new(&[]);
 
@@ -128,7 +128,7 @@ fn ordinary_things_work(lang: Lang) {
 }
 
 fn a_fork_bomb_stays_inside(lang: Lang) {
-    let server = SERVER.get();
+    let server = Server::start(&[]);
     server.deploy("bystander", &Lang::Node.zip("counter"), &[]);
     let before = server.usage();
     // Room enough for the processes themselves: the limit on their number is what is to be met.
@@ -223,7 +223,7 @@ fn neighbours_see_no_traces(lang: Lang) {
 
 /// A process that a function leaves behind ends with its instance, whatever it ignores.
 fn background_processes_end_with_the_instance(lang: Lang) {
-    let server = SERVER.get();
+    let server = Server::start(&[]);
     let name = server.deploy_case(lang, "background", &[]);
     let before = server.boxed().len();
     assert_eq!(server.invoke(&name, "").expect(200).json(), "left behind");
@@ -265,13 +265,13 @@ per_language! {
 fn poisoned_code_is_not_run() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let server = crate::harness::Server::start_on(&data, &[]);
+    let server = Server::start_on(&data, &[]);
     server.deploy("poisoned", &Lang::Node.inline("'good'"), &[]);
     let digest = server.get("/info/poisoned").json()["codeSha256"].as_str().unwrap().to_owned();
     server.stop();
     let file = data.join("code").join(digest).join("index.js");
     std::fs::write(&file, "exports.handler = async () => ({ body: 'evil' });").unwrap();
-    let server = crate::harness::Server::start_on(&data, &[]);
+    let server = Server::start_on(&data, &[]);
     let answer = server.invoke("poisoned", "").expect(500);
     assert!(!answer.text().contains("evil") && !answer.error().is_empty(), "{}", answer.text());
     assert_eq!(server.native("poisoned", "").expect(500).json()["kind"], "code-corrupt");

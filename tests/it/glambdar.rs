@@ -172,7 +172,7 @@ fn logs_are_json_and_lines() {
 
 #[test]
 fn a_broken_zip_leaves_nothing() {
-    let server = SERVER.get();
+    let server = Server::start(&[]);
     server.deploy("warmup", &Lang::Node.inline("1"), &[]);
     let before = server.usage();
     let whole = Lang::Node.inline("'whole'");

@@ -831,7 +831,9 @@ impl Random {
     }
     pub fn new(seed: u64) -> Self {
         let mut random = Random(seed | 1);
-        (0..8).for_each(|_| drop(random.next()));
+        for _ in 0..8 {
+            random.next();
+        }
         random
     }
     pub fn next(&mut self) -> u64 {

@@ -30,7 +30,7 @@ fn echo(server: &Server) {
 
 #[test]
 fn names_cannot_be_paths() {
-    let server = SERVER.get();
+    let server = Server::start(&[]);
     echo(&server);
     for name in [
         "..", "%2e%2e", "%2e%2e%2fecho", "%252e%252e", "..%5cecho", "a%00b", "echo%00", "a:b", "%c0%ae%c0%ae", "%ff", "%", "%zz", "%f0%9f%98%80", "%C3%A9", "e%CC%81",
@@ -48,7 +48,8 @@ fn names_cannot_be_paths() {
     for name in ["", "a b", "\u{e9}", "e\u{301}", "a/b", "..", "\u{202e}x", "x\u{0}", "\u{ff45}cho", &"x".repeat(65)] {
         server.try_deploy(name, &Lang::Node.inline("1"), &[]).expect(400);
     }
-    assert_eq!(server.get("/info").json()["count"], 1);
+    let known = |f: &serde_json::Value| ["echo", "big", "event"].contains(&f["name"].as_str().unwrap());
+    assert!(server.get("/info").json()["functions"].as_array().unwrap().iter().all(known), "{}", server.get("/info").text());
     // A percent-encoded plain letter is the plain name: decoded once, not twice.
     server.post("/invoke/%65cho", "x").expect(200);
     server.post("/invoke/%2565cho", "x").expect(400);
@@ -121,7 +122,6 @@ fn smuggled_requests_find_no_second_server() {
         assert!(got.iter().all(|s| (400..=505).contains(s)), "{what}: {got:?}");
         assert!(!said.contains("\"functions\""), "{what}: the smuggled request was answered");
     }
-    assert_eq!(server.get("/info/echo").json()["invokeCount"].as_u64().unwrap_or(9), server.get("/info/echo").json()["invokeCount"].as_u64().unwrap());
     server.is_well();
 }
 
@@ -155,7 +155,7 @@ fn bodies_have_a_size() {
 
 #[test]
 fn chunks_are_chunks() {
-    let server = SERVER.get();
+    let server = Server::start(&[]);
     echo(&server);
     let chunked = |chunks: &str| format!("POST /invoke/echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
     let good = chunked("5\r\nhello\r\n1;name=value\r\n!\r\n0\r\nTrailer: x\r\n\r\n");
@@ -187,7 +187,7 @@ fn chunks_are_chunks() {
 
 #[test]
 fn lengths_that_lie_reach_no_function() {
-    let server = SERVER.get();
+    let server = Server::start(&[]);
     echo(&server);
     server.invoke("echo", "").expect(200);
     let counted = || server.get("/info/echo").json()["invokeCount"].as_u64().unwrap();
@@ -347,7 +347,7 @@ fn nobody_listens_to_the_world_by_accident() {
 /// 500 connections that send rubbish at once, beside a good client.
 #[test]
 fn a_storm_of_rubbish_disturbs_nobody() {
-    let server = SERVER.get();
+    let server = Server::start(&[]);
     echo(&server);
     let before = server.usage();
     parallel(5, |t| {

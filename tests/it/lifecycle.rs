@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Lang, PATIENCE, Shared, eventually, parallel, per_language};
+use crate::harness::{Lang, PATIENCE, Server, Shared, eventually, parallel, per_language};
 
 static SERVER: Shared = Shared::new(&["--prewarm", "false", "--limits-queue-wait-ms", "400"]);
-static THRIFTY: Shared = Shared::new(&["--prewarm", "false", "--keep-alive-ms", "1500", "--freeze-after-ms", "200"]);
+const THRIFTY: &[&str] = &["--prewarm", "false", "--keep-alive-ms", "1500", "--freeze-after-ms", "200"];
 
 fn the_first_call_is_cold_and_the_next_are_warm(lang: Lang) {
     let server = SERVER.get();
@@ -125,21 +125,20 @@ fn one_instance_serves_several_when_it_may(lang: Lang) {
 }
 
 fn frozen_instances_thaw_and_idle_ones_end(lang: Lang) {
-    let server = THRIFTY.get();
+    let server = Server::start(THRIFTY);
     let name = server.deploy_case(lang, "counter", &[]);
-    let own = |server: &crate::harness::Server| server.boxed().into_iter().filter(|p| p.name.starts_with("counter") || p.name.starts_with("node") || p.name.starts_with("python")).count();
     let born = server.invoke(&name, "").expect(200).json()["born"].clone();
     thread::sleep(Duration::from_millis(1000));
     let again = server.native(&name, "").expect(200);
     assert_eq!((again.header("offshoot-start"), &again.json()["born"]), (Some("warm"), &born), "it was frozen, not ended");
-    eventually("it has ended for being idle", PATIENCE, || own(&server) == 0);
+    eventually("it has ended for being idle", PATIENCE, || server.boxed().is_empty());
     let anew = server.native(&name, "").expect(200);
     assert_eq!((anew.header("offshoot-start"), &anew.json()["count"]), (Some("clone"), &json!(1)));
     server.delete(&name);
 }
 
 fn a_functions_own_keep_alive_wins(lang: Lang) {
-    let server = THRIFTY.get();
+    let server = Server::start(THRIFTY);
     let name = format!("kept-{}", lang.dir());
     server.deploy(&name, &lang.zip("counter"), &[("keepAlive", "60s")]);
     server.invoke(&name, "").expect(200);
@@ -242,7 +241,7 @@ fn a_caller_that_leaves_holds_nothing() {
 /// Deploy, call, delete, fifty times: nothing piles up.
 #[test]
 fn a_hundred_short_lives_leave_nothing() {
-    let server = crate::harness::Server::start(&["--prewarm", "false"]);
+    let server = Server::start(&["--prewarm", "false"]);
     let round = |n: usize| {
         let lang = Lang::ALL[n % 2];
         let fields: &[(&str, &str)] = if n % 5 == 0 { &[("snapshot", "on")] } else { &[] };

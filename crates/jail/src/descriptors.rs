@@ -95,7 +95,8 @@ pub fn renew(shared: &[(RawFd, Kind)]) -> Result<()> {
     let mut pipes = BTreeMap::new();
     for &(fd, kind) in shared {
         // SAFETY: reads no memory.
-        let close_on_exec = if unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC != 0 { libc::O_CLOEXEC } else { 0 };
+        let close_on_exec =
+            if unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC != 0 { libc::O_CLOEXEC } else { 0 };
         let fresh = match kind {
             Kind::Device => continue,
             // The engine has made this one anew in the fork (libuv does so with the pipe that is its signal lock).
@@ -106,8 +107,10 @@ pub fn renew(shared: &[(RawFd, Kind)]) -> Result<()> {
             Kind::Socket => closed_socket()?,
             Kind::ReadOnly => reopened(fd)?,
             Kind::Written => nothing(libc::O_RDWR)?,
-            // SAFETY: reads no memory.
-            Kind::Other => check("eventfd", unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })? as RawFd,
+            Kind::Other => {
+                // SAFETY: reads no memory.
+                check("eventfd", unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })? as RawFd
+            }
         };
         // SAFETY: reads no memory; the flags are those of the descriptor that is being replaced.
         unsafe { libc::fcntl(fresh, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) & libc::O_NONBLOCK) };

@@ -51,11 +51,7 @@ pub fn enter(spec: &BoxSpec, how: How, gate: &Gate, filter: &Filter) -> Result<(
     if spec.landlock && !spec.may_snapshot {
         rules::restrict(&spec.writable)?;
     }
-    if spec.may_snapshot {
-        gated_filter(gate)
-    } else {
-        filter.install()
-    }
+    if spec.may_snapshot { gated_filter(gate) } else { filter.install() }
 }
 
 /// The namespaces that a box has of its own, besides the PID namespace that its parent made for it.

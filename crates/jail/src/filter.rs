@@ -57,12 +57,7 @@ const ARCH: u32 = 0xc000_00b7;
 impl Filter {
     /// Compiles the filter. With a gate, the calls that make namespaces and mounts are allowed to whoever knows it.
     pub fn compile(gate: Option<&Gate>) -> Self {
-        let mut code = vec![
-            load(4),
-            jump(libc::BPF_JEQ, ARCH, 1, 0),
-            ret(libc::SECCOMP_RET_KILL_PROCESS),
-            load(0),
-        ];
+        let mut code = vec![load(4), jump(libc::BPF_JEQ, ARCH, 1, 0), ret(libc::SECCOMP_RET_KILL_PROCESS), load(0)];
         let ranges = ranges(&rules(gate.is_some()));
         code.extend(tree(&ranges));
         let mut filter = Self(code);
@@ -216,7 +211,8 @@ fn open_gate(r: &mut BTreeMap<u32, Verdict>) {
 
 /// The rules as ranges that cover every number: each entry holds from its number up to the next entry's.
 fn ranges(rules: &BTreeMap<u32, Verdict>) -> Vec<(u32, Verdict)> {
-    let other = |number: u32| Verdict::Errno(if (FIRST_UNKNOWN..X32).contains(&number) { libc::ENOSYS } else { libc::EPERM });
+    let other =
+        |number: u32| Verdict::Errno(if (FIRST_UNKNOWN..X32).contains(&number) { libc::ENOSYS } else { libc::EPERM });
     let mut out: Vec<(u32, Verdict)> = Vec::new();
     let mut push = |number: u32, verdict: Verdict| {
         if out.last().is_none_or(|(_, last)| *last != verdict) {
@@ -239,7 +235,8 @@ fn tree(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
     }
     let (left, right) = (tree(&ranges[..middle]), tree(&ranges[middle..]));
     // A conditional jump reaches 255 instructions, an unconditional one everywhere.
-    let mut code = vec![jump(libc::BPF_JGE, ranges[middle].0, 0, 1), statement(libc::BPF_JMP | libc::BPF_JA, left.len() as u32)];
+    let mut code =
+        vec![jump(libc::BPF_JGE, ranges[middle].0, 0, 1), statement(libc::BPF_JMP | libc::BPF_JA, left.len() as u32)];
     code.extend(left);
     code.extend(right);
     code
@@ -366,18 +363,57 @@ mod tests {
     fn what_must_be_denied_is_denied() {
         let filter = Filter::compile(None);
         for number in [
-            libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_move_mount,
-            libc::SYS_open_tree, libc::SYS_fsopen, libc::SYS_fsmount, libc::SYS_fsconfig, libc::SYS_fspick,
-            libc::SYS_mount_setattr, libc::SYS_bpf, libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key,
-            libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_kexec_load,
-            libc::SYS_kexec_file_load, libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module,
-            libc::SYS_userfaultfd, libc::SYS_perf_event_open, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter,
-            libc::SYS_io_uring_register, libc::SYS_open_by_handle_at, libc::SYS_name_to_handle_at, libc::SYS_setns,
-            libc::SYS_unshare, libc::SYS_pidfd_getfd, libc::SYS_quotactl, libc::SYS_acct, libc::SYS_swapon,
-            libc::SYS_swapoff, libc::SYS_reboot, libc::SYS_settimeofday, libc::SYS_clock_settime,
-            libc::SYS_clock_adjtime, libc::SYS_adjtimex, libc::SYS_syslog, libc::SYS_kcmp, libc::SYS_fanotify_init,
-            libc::SYS_sethostname, libc::SYS_setdomainname, libc::SYS_process_madvise, libc::SYS_move_pages,
-            libc::SYS_migrate_pages, libc::SYS_vhangup,
+            libc::SYS_mount,
+            libc::SYS_umount2,
+            libc::SYS_pivot_root,
+            libc::SYS_chroot,
+            libc::SYS_move_mount,
+            libc::SYS_open_tree,
+            libc::SYS_fsopen,
+            libc::SYS_fsmount,
+            libc::SYS_fsconfig,
+            libc::SYS_fspick,
+            libc::SYS_mount_setattr,
+            libc::SYS_bpf,
+            libc::SYS_keyctl,
+            libc::SYS_add_key,
+            libc::SYS_request_key,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+            libc::SYS_kexec_load,
+            libc::SYS_kexec_file_load,
+            libc::SYS_init_module,
+            libc::SYS_finit_module,
+            libc::SYS_delete_module,
+            libc::SYS_userfaultfd,
+            libc::SYS_perf_event_open,
+            libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_enter,
+            libc::SYS_io_uring_register,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_name_to_handle_at,
+            libc::SYS_setns,
+            libc::SYS_unshare,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_quotactl,
+            libc::SYS_acct,
+            libc::SYS_swapon,
+            libc::SYS_swapoff,
+            libc::SYS_reboot,
+            libc::SYS_settimeofday,
+            libc::SYS_clock_settime,
+            libc::SYS_clock_adjtime,
+            libc::SYS_adjtimex,
+            libc::SYS_syslog,
+            libc::SYS_kcmp,
+            libc::SYS_fanotify_init,
+            libc::SYS_sethostname,
+            libc::SYS_setdomainname,
+            libc::SYS_process_madvise,
+            libc::SYS_move_pages,
+            libc::SYS_migrate_pages,
+            libc::SYS_vhangup,
         ] {
             assert_eq!(run(&filter, ARCH, number as u32, [0; 6]), EPERM, "{number}");
         }
@@ -391,7 +427,9 @@ mod tests {
             run(&filter, ARCH, number as u32, [args[0] as u64, args[1] as u64, args[2] as u64, 0, 0, 0]) == ALLOW
         };
         assert!(ask(libc::SYS_clone, [i64::from(libc::CLONE_VM | libc::CLONE_THREAD | libc::SIGCHLD), 0, 0]));
-        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWPID, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP] {
+        for flag in
+            [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWPID, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP]
+        {
             assert!(!ask(libc::SYS_clone, [i64::from(flag | libc::SIGCHLD), 0, 0]));
         }
         assert!(ask(libc::SYS_personality, [0, 0, 0]) && ask(libc::SYS_personality, [0xffff_ffff, 0, 0]));
@@ -399,8 +437,13 @@ mod tests {
         assert!(ask(libc::SYS_ioctl, [0, 0x5401, 0]) && !ask(libc::SYS_ioctl, [0, 0x5412, 0]));
         // The kernel ignores the upper half of the command.
         assert!(!ask(libc::SYS_ioctl, [0, 0x1_0000_5412, 0]) && !ask(libc::SYS_ioctl, [0, 0x541c, 0]));
-        let socket = |family: i32, kind: i32, protocol: i32| ask(libc::SYS_socket, [family.into(), kind.into(), protocol.into()]);
-        assert!(socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 6) && socket(libc::AF_INET6, libc::SOCK_DGRAM, 17));
+        let socket = |family: i32, kind: i32, protocol: i32| {
+            ask(libc::SYS_socket, [family.into(), kind.into(), protocol.into()])
+        };
+        assert!(
+            socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 6)
+                && socket(libc::AF_INET6, libc::SOCK_DGRAM, 17)
+        );
         assert!(socket(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0) && socket(libc::AF_NETLINK, libc::SOCK_RAW, 0));
         assert!(!socket(libc::AF_INET, libc::SOCK_RAW, 1) && !socket(libc::AF_PACKET, libc::SOCK_RAW, 0));
         assert!(!socket(libc::AF_NETLINK, libc::SOCK_RAW, 12) && !socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0));

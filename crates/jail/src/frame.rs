@@ -185,7 +185,10 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         send(a.as_raw_fd(), b"{\"t\":\"x\"}", b"body", &[file.as_raw_fd(), file.as_raw_fd()]).unwrap();
         let frame = recv(b.as_raw_fd(), 16).unwrap().unwrap();
-        assert_eq!((frame.header.as_slice(), frame.body.as_slice(), frame.fds.len()), (&b"{\"t\":\"x\"}"[..], &b"body"[..], 2));
+        assert_eq!(
+            (frame.header.as_slice(), frame.body.as_slice(), frame.fds.len()),
+            (&b"{\"t\":\"x\"}"[..], &b"body"[..], 2)
+        );
         drop(a);
         assert!(recv(b.as_raw_fd(), 16).unwrap().is_none());
     }

@@ -11,7 +11,10 @@ pub fn become_user(spec: &BoxSpec) -> Result<()> {
     if spec.rootless {
         check_rootless()?;
     } else {
-        drop_bounding()?;
+        // A new user namespace would start with a full bounding set again, and the id takes the right to empty this one.
+        if !spec.userns {
+            drop_bounding()?;
+        }
         set_ids(spec.uid)?;
     }
     // Changing ids has made /proc/self root's, where the maps are written.

@@ -178,9 +178,8 @@ extern "C" fn reseed(env: Env, info: Info) -> Value {
     let Some(engine) = Engine::get() else { return ptr::null_mut() };
     let (mut data, mut length) = (ptr::null_mut(), 0);
     // SAFETY: `env` is that of the current call; a value that is no buffer is refused by the engine.
-    let status = unsafe {
-        (engine.get_buffer_info)(env, engine.first_argument(env, info), &raw mut data, &raw mut length)
-    };
+    let status =
+        unsafe { (engine.get_buffer_info)(env, engine.first_argument(env, info), &raw mut data, &raw mut length) };
     if status != 0 || data.is_null() {
         return engine.throw(env, "reseed(buffer) takes a buffer that is not empty");
     }
@@ -208,7 +207,8 @@ pub unsafe extern "C" fn napi_register_module_v1(env: Env, exports: Value) -> Va
         // SAFETY: `env` and `exports` are those of the current call, the name is static and NUL-terminated.
         unsafe {
             let length = name.to_bytes().len();
-            let status = (engine.create_function)(env, name.as_ptr(), length, callback, ptr::null_mut(), &raw mut function);
+            let status =
+                (engine.create_function)(env, name.as_ptr(), length, callback, ptr::null_mut(), &raw mut function);
             if status == 0 {
                 (engine.set_named_property)(env, exports, name.as_ptr(), function);
             }

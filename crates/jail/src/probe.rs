@@ -1,8 +1,6 @@
 //! What this machine can do, found out by doing it: each test runs in a child that ends right after. It never changes
 //! anything outside that child, and never guesses from a version number. cgroups are another crate's.
 
-use std::os::fd::AsRawFd;
-
 use serde::{Deserialize, Serialize};
 
 use crate::filter::Filter;
@@ -33,7 +31,8 @@ struct Test {
 
 const USERNS: &str = "allow user namespaces: sysctl user.max_user_namespaces=65536 (and kernel.unprivileged_userns_clone=1 or \
     kernel.apparmor_restrict_unprivileged_userns=0 where the system has them)";
-const NAMESPACE: &str = "run as root with CAP_SYS_ADMIN, or allow user namespaces for this user; in a container, allow unshare and mount";
+const NAMESPACE: &str =
+    "run as root with CAP_SYS_ADMIN, or allow user namespaces for this user; in a container, allow unshare and mount";
 const KERNEL: &str = "use Linux 5.13 or newer; in a container, allow this system call in its seccomp profile";
 
 const TESTS: &[Test] = &[
@@ -44,14 +43,34 @@ const TESTS: &[Test] = &[
     Test { name: "uts namespace", required: true, remedy: NAMESPACE, run: || privileged(libc::CLONE_NEWUTS) },
     Test { name: "cgroup namespace", required: true, remedy: NAMESPACE, run: || privileged(libc::CLONE_NEWCGROUP) },
     Test { name: "net namespace", required: true, remedy: NAMESPACE, run: network },
-    Test { name: "proc in a pid namespace", required: true, remedy: "unmask /proc (containers hide parts of it, and then nobody \
-        without privilege may mount another)", run: proc_mount },
+    Test {
+        name: "proc in a pid namespace",
+        required: true,
+        remedy: "unmask /proc (containers hide parts of it, and then nobody \
+        without privilege may mount another)",
+        run: proc_mount,
+    },
     Test { name: "mount_setattr", required: true, remedy: KERNEL, run: detached_mounts },
-    Test { name: "pidfd", required: true, remedy: KERNEL, run: || sys::pidfd_open(1).map(drop).or_else(own_pidfd) },
+    Test { name: "pidfd", required: true, remedy: KERNEL, run: own_pidfd },
     Test { name: "close_range", required: true, remedy: KERNEL, run: || sys::close_from(1000) },
-    Test { name: "seccomp filter", required: true, remedy: "build the kernel with CONFIG_SECCOMP_FILTER", run: seccomp },
-    Test { name: "Landlock", required: false, remedy: "boot with landlock in lsm= (CONFIG_SECURITY_LANDLOCK)", run: landlock },
-    Test { name: "own user ids", required: false, remedy: "run as root: without it all boxes share one user id of the host", run: user_ids },
+    Test {
+        name: "seccomp filter",
+        required: true,
+        remedy: "build the kernel with CONFIG_SECCOMP_FILTER",
+        run: seccomp,
+    },
+    Test {
+        name: "Landlock",
+        required: false,
+        remedy: "boot with landlock in lsm= (CONFIG_SECURITY_LANDLOCK)",
+        run: landlock,
+    },
+    Test {
+        name: "own user ids",
+        required: false,
+        remedy: "run as root: without it all boxes share one user id of the host",
+        run: user_ids,
+    },
 ];
 
 /// Tries everything. Must be called from a process with one thread.
@@ -148,10 +167,8 @@ fn detached_mounts() -> Result<()> {
     sys::set_attributes(std::os::fd::AsFd::as_fd(&tree), libc::MOUNT_ATTR_RDONLY, false).map_err(step)
 }
 
-fn own_pidfd(_: Error) -> Result<()> {
-    sys::pidfd_open(std::process::id() as libc::c_int).map(|fd| {
-        let _ = fd.as_raw_fd();
-    })
+fn own_pidfd() -> Result<()> {
+    sys::pidfd_open(std::process::id() as libc::c_int).map(drop)
 }
 
 fn seccomp() -> Result<()> {

@@ -15,8 +15,22 @@ use crate::sys::{self, Error, Gate, Result, cstr};
 const SYSTEM: &[&str] = &["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// What name resolution, TLS, time zones and the dynamic linker read; nothing that tells of the host's people or services.
 const ETC: &[&str] = &[
-    "ssl", "ca-certificates", "pki", "crypto-policies", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "resolv.conf",
-    "nsswitch.conf", "hosts", "localtime", "alternatives", "mime.types", "services", "protocols", "gai.conf",
+    "ssl",
+    "ca-certificates",
+    "pki",
+    "crypto-policies",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "resolv.conf",
+    "nsswitch.conf",
+    "hosts",
+    "localtime",
+    "alternatives",
+    "mime.types",
+    "services",
+    "protocols",
+    "gai.conf",
 ];
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
 const MOUNT_POINTS: &[&str] = &["proc", "tmp", "var/task", "opt", "dev/shm", "run/offshoot/code", "root", "home"];
@@ -63,7 +77,11 @@ fn collect(spec: &RootSpec) -> Result<Vec<Piece>> {
         pieces.extend(optional(&format!("/etc/{name}"), READ_ONLY | libc::MOUNT_ATTR_NOEXEC)?);
     }
     for name in DEVICES {
-        pieces.push(piece(&format!("/dev/{name}"), &format!("/dev/{name}"), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)?);
+        pieces.push(piece(
+            &format!("/dev/{name}"),
+            &format!("/dev/{name}"),
+            libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
+        )?);
     }
     for bind in &spec.binds {
         let attributes = if bind.writable { READ_ONLY & !libc::MOUNT_ATTR_RDONLY } else { READ_ONLY };

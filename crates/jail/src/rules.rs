@@ -10,7 +10,8 @@ use crate::sys::{Error, Result};
 
 /// Puts this process under the rules, for good. A kernel without Landlock is an error.
 pub fn restrict(writable: &[String]) -> Result<()> {
-    let status = apply(writable).map_err(|e| Error::new(format!("Landlock ({e})"), std::io::ErrorKind::Other.into()))?;
+    let status =
+        apply(writable).map_err(|e| Error::new(format!("Landlock ({e})"), std::io::ErrorKind::Other.into()))?;
     if status == RulesetStatus::NotEnforced {
         return Err(Error::errno("Landlock is not enforced", libc::EOPNOTSUPP));
     }

@@ -83,11 +83,22 @@ impl Gate {
     pub fn mount(&self, kind: &CStr, target: &CStr, flags: c_ulong, data: &CStr) -> Result<()> {
         // SAFETY: all four pointers are NUL-terminated strings that live across the call; the sixth register is ignored.
         let ret = unsafe {
-            libc::syscall(libc::SYS_mount, kind.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr(), self.0[2])
+            libc::syscall(
+                libc::SYS_mount,
+                kind.as_ptr(),
+                target.as_ptr(),
+                kind.as_ptr(),
+                flags,
+                data.as_ptr(),
+                self.0[2],
+            )
         };
         if ret < 0 {
             let source = io::Error::last_os_error();
-            return Err(Error::new(format!("mount {} on {}", kind.to_string_lossy(), target.to_string_lossy()), source));
+            return Err(Error::new(
+                format!("mount {} on {}", kind.to_string_lossy(), target.to_string_lossy()),
+                source,
+            ));
         }
         Ok(())
     }
@@ -96,9 +107,7 @@ impl Gate {
     pub fn detach(&self, target: &CStr) -> Result<()> {
         let [a, b, c] = self.0;
         // SAFETY: `target` is NUL-terminated; the last three registers are ignored.
-        let ret = unsafe {
-            libc::syscall(libc::SYS_umount2, target.as_ptr(), libc::MNT_DETACH as c_long, 0, a, b, c)
-        };
+        let ret = unsafe { libc::syscall(libc::SYS_umount2, target.as_ptr(), libc::MNT_DETACH as c_long, 0, a, b, c) };
         if ret < 0 {
             let source = io::Error::last_os_error();
             return Err(Error::new(format!("unmount {}", target.to_string_lossy()), source));
@@ -120,7 +129,9 @@ impl Gate {
 pub fn make_private() -> Result<()> {
     let flags = libc::MS_REC | libc::MS_PRIVATE;
     // SAFETY: static strings; source, type and data are not read for a change of propagation.
-    check("make the mounts private", unsafe { libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), flags, ptr::null()) })?;
+    check("make the mounts private", unsafe {
+        libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), flags, ptr::null())
+    })?;
     Ok(())
 }
 
@@ -166,7 +177,14 @@ pub fn set_attributes(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) ->
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: `attr` is the kernel's `struct mount_attr` of the size given, and lives across the call.
     let ret = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
     };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -175,7 +193,14 @@ pub fn set_attributes(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) ->
 pub fn attach(tree: BorrowedFd<'_>, dir: RawFd, path: &CStr) -> io::Result<()> {
     // SAFETY: two NUL-terminated paths and open descriptors.
     let ret = unsafe {
-        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), dir, path.as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH)
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            dir,
+            path.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
     };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -332,7 +332,11 @@ pub(crate) fn reseed(seed: &[u8]) {
         unsafe {
             let add = libc::dlsym(handle, c"RAND_add".as_ptr());
             if !add.is_null() {
-                std::mem::transmute::<*mut c_void, Add>(add)(seed.as_ptr().cast(), seed.len() as c_int, seed.len() as f64);
+                std::mem::transmute::<*mut c_void, Add>(add)(
+                    seed.as_ptr().cast(),
+                    seed.len() as c_int,
+                    seed.len() as f64,
+                );
             }
             let poll = libc::dlsym(handle, c"RAND_poll".as_ptr());
             if !poll.is_null() {

@@ -98,7 +98,17 @@ impl Ground {
 fn build_library() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
     let status = Command::new(env!("CARGO"))
-        .args(["rustc", "--quiet", "--release", "--locked", "--lib", "--crate-type", "cdylib", "--features", "clone-lib"])
+        .args([
+            "rustc",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--lib",
+            "--crate-type",
+            "cdylib",
+            "--features",
+            "clone-lib",
+        ])
         .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "--target-dir"])
         .arg(&target)
         .status()
@@ -340,11 +350,25 @@ impl Drop for Nursery {
 
 fn spawn(argv: &[&str], root: RootSpec, sandbox: Option<BoxSpec>) -> Request {
     let env = vec!["PATH=/usr/bin:/bin".to_owned(), "LANG=C.UTF-8".to_owned()];
-    Request { t: "spawn".into(), id: 0, argv: argv.iter().map(|s| (*s).to_owned()).collect(), env, root, sandbox: sandbox.map(|b| BoxSpec { nested: false, ..b }) }
+    Request {
+        t: "spawn".into(),
+        id: 0,
+        argv: argv.iter().map(|s| (*s).to_owned()).collect(),
+        env,
+        root,
+        sandbox: sandbox.map(|b| BoxSpec { nested: false, ..b }),
+    }
 }
 
 fn clone(sandbox: BoxSpec) -> Request {
-    Request { t: "clone".into(), id: 0, argv: Vec::new(), env: Vec::new(), root: RootSpec::default(), sandbox: Some(sandbox) }
+    Request {
+        t: "clone".into(),
+        id: 0,
+        argv: Vec::new(),
+        env: Vec::new(),
+        root: RootSpec::default(),
+        sandbox: Some(sandbox),
+    }
 }
 
 const PYTHON: &[&str] = &["/usr/bin/python3", "-B", "-I", "/var/runtime/template.py"];
@@ -363,7 +387,8 @@ fn probe(_: &Ground) {
 /// What every box must look like from inside.
 fn check_inside(seen: &Value, spec: &BoxSpec) {
     let pretty = serde_json::to_string_pretty(seen).unwrap();
-    let eq = |what: &str, want: Value| assert_eq!(seen.pointer(what).unwrap_or(&Value::Null), &want, "{what} in {pretty}");
+    let eq =
+        |what: &str, want: Value| assert_eq!(seen.pointer(what).unwrap_or(&Value::Null), &want, "{what} in {pretty}");
     let uid = spec.uid;
     eq("/pid", json!(1));
     eq("/ids", json!([[uid, uid, uid], [uid, uid, uid], []]));
@@ -377,7 +402,10 @@ fn check_inside(seen: &Value, spec: &BoxSpec) {
     eq("/cwd", json!("/var/task"));
     eq("/task", json!(["index.py"]));
     eq("/code_dir_list", json!([]));
-    eq("/root", json!(["bin", "dev", "etc", "home", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "tmp", "usr", "var"]));
+    eq(
+        "/root",
+        json!(["bin", "dev", "etc", "home", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "tmp", "usr", "var"]),
+    );
     eq("/dev", json!(["fd", "full", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero"]));
     eq("/interfaces", json!(["lo"]));
     eq("/loopback", json!("ok"));
@@ -385,9 +413,17 @@ fn check_inside(seen: &Value, spec: &BoxSpec) {
     // What the function template left open (a file, a helper's pipe) has nothing behind it in its clones.
     assert!(seen["fds"].as_array().unwrap().len() <= 4 + 2 * usize::from(spec.nested), "{pretty}");
     eq("/limits", json!([[spec.nofile, spec.nofile], [spec.nproc, spec.nproc], [0, 0]]));
-    for (path, want) in [("/usr/x", "no"), ("/x", "no"), ("/etc/passwd", "no"), ("/var/task/x", "no"), ("/run/x", "no"),
-        ("/var/runtime/x", "no"), ("/tmp/x", "ok"), ("/dev/shm/x", "ok"), ("/dev/null", "ok")]
-    {
+    for (path, want) in [
+        ("/usr/x", "no"),
+        ("/x", "no"),
+        ("/etc/passwd", "no"),
+        ("/var/task/x", "no"),
+        ("/run/x", "no"),
+        ("/var/runtime/x", "no"),
+        ("/tmp/x", "ok"),
+        ("/dev/shm/x", "ok"),
+        ("/dev/null", "ok"),
+    ] {
         let got = seen["write"][path].as_str().unwrap();
         assert_eq!(got == "ok", want == "ok", "write {path}: {got}");
     }
@@ -414,13 +450,20 @@ fn check_inside(seen: &Value, spec: &BoxSpec) {
     eq("/landlock", json!("ok"));
     eq("/child", json!(uid.to_string()));
     eq("/shm", json!("ok"));
-    assert!(seen["cgroup"].as_array().unwrap().iter().all(|l| l == "" || l.as_str().unwrap().ends_with(":/")), "{pretty}");
+    assert!(
+        seen["cgroup"].as_array().unwrap().iter().all(|l| l == "" || l.as_str().unwrap().ends_with(":/")),
+        "{pretty}"
+    );
 }
 
 fn boot(ground: &Ground) {
     let mut nursery = Nursery::start();
     let spec = a_box();
-    let worker = nursery.control.start(spawn(&["/usr/bin/python3", "-B", "/var/runtime/inside.py"], ground.root(), Some(spec.clone())));
+    let worker = nursery.control.start(spawn(
+        &["/usr/bin/python3", "-B", "/var/runtime/inside.py"],
+        ground.root(),
+        Some(spec.clone()),
+    ));
     let seen = worker.read();
     check_inside(&seen, &spec);
     assert_eq!(seen["uid_map"], json!(["200017", "200017", "1"]));
@@ -428,14 +471,22 @@ fn boot(ground: &Ground) {
     assert_eq!(nursery.control.exit_of(&worker), 0);
     // Without its user namespace and Landlock: the mounts and the filter hold alone.
     let plain = BoxSpec { userns: false, landlock: false, ..a_box() };
-    let worker = nursery.control.start(spawn(&["/usr/bin/python3", "-B", "/var/runtime/inside.py"], ground.root(), Some(plain.clone())));
+    let worker = nursery.control.start(spawn(
+        &["/usr/bin/python3", "-B", "/var/runtime/inside.py"],
+        ground.root(),
+        Some(plain.clone()),
+    ));
     check_inside(&worker.read(), &plain);
     // A writable bind stays writable under Landlock.
     let shared = tempfile::tempdir().unwrap();
     set_mode(shared.path(), 0o777);
     let mut root = ground.root();
     root.binds.push(Bind { writable: true, ..bind(shared.path(), "/mnt/shared") });
-    let worker = nursery.control.start(spawn(&["/bin/sh", "-c", "echo hi > /mnt/shared/x && mkdir /mnt/shared/d"], root, Some(spec)));
+    let worker = nursery.control.start(spawn(
+        &["/bin/sh", "-c", "echo hi > /mnt/shared/x && mkdir /mnt/shared/d"],
+        root,
+        Some(spec),
+    ));
     assert_eq!(nursery.control.exit_of(&worker), 0, "{}", worker.said());
     assert!(shared.path().join("x").exists() && shared.path().join("d").exists());
 }
@@ -450,8 +501,14 @@ fn boot_failures(ground: &Ground) {
         (spawn(&["/nope"], ground.root(), Some(a_box())), "execute /nope"),
         (spawn(&["/bin/true"], missing, Some(a_box())), "bind /nonexistent on /opt/x"),
         (spawn(&["/bin/true"], climbing, Some(a_box())), "not a plain absolute path"),
-        (spawn(&["/bin/true"], ground.root(), Some(BoxSpec { code: Some("../etc".into()), ..a_box() })), "not the name of a code directory"),
-        (spawn(&["/bin/true"], ground.root(), Some(BoxSpec { code: Some("absent".into()), ..a_box() })), "/run/offshoot/code/absent"),
+        (
+            spawn(&["/bin/true"], ground.root(), Some(BoxSpec { code: Some("../etc".into()), ..a_box() })),
+            "not the name of a code directory",
+        ),
+        (
+            spawn(&["/bin/true"], ground.root(), Some(BoxSpec { code: Some("absent".into()), ..a_box() })),
+            "/run/offshoot/code/absent",
+        ),
         (spawn(&["/bin/true"], ground.root(), Some(BoxSpec { rootless: true, ..a_box() })), "rootless"),
         (spawn(&["/bin/true"], ground.root(), Some(BoxSpec { may_snapshot: true, ..a_box() })), "cookie"),
     ];
@@ -466,7 +523,9 @@ fn boot_failures(ground: &Ground) {
     assert!(error.contains("spawn"), "{error}");
     let signalled = nursery.control.start(spawn(&["/bin/sh", "-c", "sleep 60"], ground.root(), Some(a_box())));
     // SAFETY: a pidfd and a signal number.
-    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, signalled.pidfd.as_ref().unwrap().as_raw_fd(), libc::SIGKILL, 0, 0) };
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, signalled.pidfd.as_ref().unwrap().as_raw_fd(), libc::SIGKILL, 0, 0)
+    };
     assert_eq!(nursery.control.exit_of(&signalled), libc::SIGKILL);
 }
 
@@ -482,12 +541,19 @@ fn rootless(ground: &Ground) {
         std::fs::copy(entry.path(), copy.path().join("guests").join(entry.file_name())).unwrap();
     }
     let root = RootSpec {
-        binds: vec![bind(&copy.path().join("guests"), "/var/runtime"), bind(&copy.path().join("libjail.so"), "/opt/libjail.so")],
+        binds: vec![
+            bind(&copy.path().join("guests"), "/var/runtime"),
+            bind(&copy.path().join("libjail.so"), "/opt/libjail.so"),
+        ],
         ..ground.root()
     };
     let mut nursery = Nursery::start_as(Some(65534));
     let spec = BoxSpec { rootless: true, ..a_box() };
-    let worker = nursery.control.start(spawn(&["/usr/bin/python3", "-B", "/var/runtime/inside.py"], root.clone(), Some(spec.clone())));
+    let worker = nursery.control.start(spawn(
+        &["/usr/bin/python3", "-B", "/var/runtime/inside.py"],
+        root.clone(),
+        Some(spec.clone()),
+    ));
     let seen = worker.read();
     assert_eq!(seen["uid_map"], json!(["200017", "0", "1"]), "{seen}");
     // The supplementary groups cannot be changed here, only emptied before; the rest is the same box.
@@ -627,7 +693,11 @@ fn node_clone(ground: &Ground) {
 
 fn check_work(seen: &Value, uid: u32) {
     let key = seen["key"].as_str().map(str::len);
-    assert_eq!((&seen["text"], key, &seen["status"], &seen["thread"]), (&json!("hello"), Some(32), &json!(200), &json!(42)), "{seen}");
+    assert_eq!(
+        (&seen["text"], key, &seen["status"], &seen["thread"]),
+        (&json!("hello"), Some(32), &json!(200), &json!(42)),
+        "{seen}"
+    );
     assert_eq!((&seen["child"], &seen["wasm"]), (&json!(uid.to_string()), &json!(42)), "{seen}");
 }
 
@@ -706,7 +776,9 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn new() -> Option<Self> {
-        let parent = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().find(|p| Path::new(p).join("cgroup.procs").exists())?;
+        let parent = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
+            .into_iter()
+            .find(|p| Path::new(p).join("cgroup.procs").exists())?;
         let path = Path::new(parent).join(format!("offshoot-test-{}", std::process::id()));
         std::fs::create_dir(&path).ok().map(|()| Self(path))
     }

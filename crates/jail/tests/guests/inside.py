@@ -75,7 +75,7 @@ def look():
         "umask": os.umask(0o022),
         "write": {p: write(p) for p in ("/usr/x", "/x", "/etc/passwd", "/var/task/x", "/tmp/x", "/dev/shm/x", "/dev/null", "/run/x", "/var/runtime/x")},
         "fill": fill("/tmp/big"), "inodes": many_files(),
-        "exists": {p: os.path.exists(p) for p in ("/etc/shadow", "/root/.bashrc", "/home/sbx", "/sys/kernel", "/var/lib/dpkg", "/proc/1/root/work", "/run/offshoot/code/other")},
+        "exists": {p: os.path.exists(p) for p in ("/etc/shadow", "/root/.profile", "/home/sbx", "/sys/kernel", "/var/lib/dpkg", "/proc/1/root/boot", "/run/offshoot/code/other")},
         "calls": {
             "unshare": call(272, 0x10000000), "mount": call(165, b"tmpfs", b"/tmp", b"tmpfs", 0, 0),
             "umount": call(166, b"/tmp", 0), "pivot_root": call(155, b"/tmp", b"/tmp"), "chroot": call(161, b"/tmp"),
