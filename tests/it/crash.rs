@@ -57,7 +57,7 @@ fn kill_nine_in_the_middle_of_deployments() {
     let mut changes = 0;
     for round in 0..25 {
         // The same user ids each time: what a killed server left would be in the way of the next.
-        let server = Server::start_as(&data, 299_000_000, &["--warm-runtimes", "none"]);
+        let server = Server::start_as(&data, 299_000_000, &[]);
         check(&server, &mut known, seed, round);
         let (port, pause, seeds) = (server.port, 3 + random.below(150), [random.next(), random.next(), random.next()]);
         let before = versions;

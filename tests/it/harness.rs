@@ -467,6 +467,10 @@ impl Server {
         };
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(data);
         command.args(["--uid-range", &format!("{first_uid}-{}", first_uid + UIDS - 1)]).args(flags);
+        if !flags.contains(&"--warm-runtimes") {
+            // A machine may have many languages, and a test needs one or two of them.
+            command.args(["--warm-runtimes", "none"]);
+        }
         for (name, _) in std::env::vars().filter(|(n, _)| n.starts_with("OFFSHOOT_")) {
             command.env_remove(name);
         }

@@ -10,10 +10,11 @@ use crate::sys::{self, Error, Result, check};
 /// The first number that is not one of the four that every worker has.
 pub const FIRST_OTHER: RawFd = 4;
 
-/// Puts the channel on 3, the outputs on 1 and 2, and nothing on 0. All three come from numbers above 3.
-pub fn place(channel: RawFd, stdout: RawFd, stderr: RawFd) -> Result<()> {
-    for (from, to) in [(channel, 3), (stdout, 1), (stderr, 2)] {
-        sys::dup_to(from, to, 0)?;
+/// Puts the channel on 3, the outputs on 1 and 2, and nothing on 0. All three come from numbers above 3. A clone is the
+/// last program that may speak on its channel (`channel_flags` = `O_CLOEXEC`); a boot has yet to become that program.
+pub fn place(channel: RawFd, stdout: RawFd, stderr: RawFd, channel_flags: libc::c_int) -> Result<()> {
+    for (from, to, flags) in [(channel, 3, channel_flags), (stdout, 1, 0), (stderr, 2, 0)] {
+        sys::dup_to(from, to, flags)?;
     }
     let null = nothing(libc::O_RDWR)?;
     sys::dup_to(null, 0, 0)?;

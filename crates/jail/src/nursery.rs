@@ -200,7 +200,7 @@ impl Nursery {
     fn child(&self, request: &Request, fds: &[OwnedFd]) -> ! {
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         // Without its channel in place it has nowhere to say more than its exit status does.
-        if descriptors::place(numbers[0], numbers[1], numbers[2]).is_ok() {
+        if descriptors::place(numbers[0], numbers[1], numbers[2], 0).is_ok() {
             let Err(e) = self.become_program(request, &numbers[3..]);
             report_box_error(&e);
         }

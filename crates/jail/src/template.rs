@@ -237,7 +237,7 @@ fn become_clone(mut template: Template, pending: &Pending) -> Result<Template> {
     if pending.spec.nested {
         second_fork(template.control, pending, &gate);
     }
-    descriptors::place(pending.fds[0], pending.fds[1], pending.fds[2])?;
+    descriptors::place(pending.fds[0], pending.fds[1], pending.fds[2], libc::O_CLOEXEC)?;
     let how = if pending.spec.nested {
         How::Nested
     } else {
