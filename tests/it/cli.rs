@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{BINARY, Lang, PATIENCE, Server, Shared, eventually, root};
+use crate::harness::{Lang, PATIENCE, Server, Shared, binary, eventually, root};
 
 static SERVER: Shared = Shared::new(&["--limits-init-ms", "3000"]);
 
@@ -39,7 +39,7 @@ impl Done {
 }
 
 fn command(server: Option<&Server>, args: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars().filter(|(n, _)| n.starts_with("OFFSHOOT_")) {
         command.env_remove(name);
     }
@@ -347,11 +347,11 @@ fn output_suits_pipes() {
     assert!(!done.out.contains('\x1b'));
     let colour = run(&server, &["--color", "always", "show", "nobody"]).exits(4);
     assert!(colour.err.contains('\x1b'));
-    let pipe = format!("{BINARY} --help | head -1");
+    let pipe = format!("{} --help | head -1", binary());
     let done = Command::new("bash").args(["-c", &format!("set -o pipefail; {pipe}")]).output().unwrap();
     assert_eq!((done.status.code(), done.stderr.len()), (Some(0), 0), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(Path::new("/dev/full").exists());
-    let full = Command::new(BINARY).arg("--version").stdout(fs::File::options().write(true).open("/dev/full").unwrap()).output().unwrap();
+    let full = Command::new(binary()).arg("--version").stdout(fs::File::options().write(true).open("/dev/full").unwrap()).output().unwrap();
     assert!(!String::from_utf8_lossy(&full.stderr).contains("panicked"));
 }
 

@@ -8,7 +8,7 @@ use crate::harness::{Server, root, zip_of_dir};
 fn examples_run() {
     let server = Server::start(&[]);
     let deploy = |name: &str| {
-        let done = std::process::Command::new(crate::harness::BINARY)
+        let done = std::process::Command::new(crate::harness::binary())
             .args(["deploy", root().join("examples").join(name).to_str().unwrap(), "--server", &format!("http://127.0.0.1:{}", server.port)])
             .env("XDG_CONFIG_HOME", "/nonexistent")
             .current_dir("/")

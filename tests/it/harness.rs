@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// The binary under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_offshoot");
+/// The binary under test: the one that cargo built, or what the variable `BINARY` names (a release, say).
+pub fn binary() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| std::env::var("BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_offshoot").to_owned()))
+}
 /// The longest that anything may take which has no time limit of its own.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -460,10 +463,10 @@ impl Server {
     pub fn command(data: &Path, port: u16, first_uid: u32, flags: &[&str]) -> Command {
         let mut command = if Path::new("/usr/bin/setpriv").exists() {
             let mut wrapped = Command::new("/usr/bin/setpriv");
-            wrapped.args(["--pdeathsig", "KILL", BINARY]);
+            wrapped.args(["--pdeathsig", "KILL", binary()]);
             wrapped
         } else {
-            Command::new(BINARY)
+            Command::new(binary())
         };
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(data);
         command.args(["--uid-range", &format!("{first_uid}-{}", first_uid + UIDS - 1)]).args(flags);

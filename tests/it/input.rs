@@ -338,7 +338,7 @@ fn a_token_is_wanted_where_it_is_set() {
 #[test]
 fn nobody_listens_to_the_world_by_accident() {
     let dir = tempfile::tempdir().unwrap();
-    let done = std::process::Command::new(crate::harness::BINARY).args(["serve", "--listen", "0.0.0.0:0", "--data-dir"]).arg(dir.path()).output().unwrap();
+    let done = std::process::Command::new(crate::harness::binary()).args(["serve", "--listen", "0.0.0.0:0", "--data-dir"]).arg(dir.path()).output().unwrap();
     assert_eq!(done.status.code(), Some(3));
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(said.contains("token") && said.contains("0.0.0.0"), "{said}");

@@ -1,7 +1,7 @@
 //! The integration tests: the real binary, driven as people and attackers drive it.
 //!
 //! They need root (boxes do), Linux, and Node.js and Python on the machine. `cargo test --test it` runs all of them in a few
-//! minutes; `SEED=n` repeats a random run, `UPDATE_GOLDEN=1` rewrites the golden files, `SHOW_SERVER_LOG=1` shows what the
+//! minutes; `SEED=n` repeats a random run, `BINARY=path` tests another build, `UPDATE_GOLDEN=1` rewrites the golden files, `SHOW_SERVER_LOG=1` shows what the
 //! server of a failed test wrote.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -35,8 +35,6 @@ pub struct Cgroups {
 pub struct GroupLimits {
     /// Memory, in bytes.
     pub memory: u64,
-    /// CPU, in thousandths of a core; 0 = not limited.
-    pub cpu_millis: u64,
     /// Processes and threads.
     pub pids: u32,
 }
@@ -60,6 +58,7 @@ impl Cgroups {
             let cure = "run as root, or under systemd with Delegate=yes, or name a delegated directory in cgroup_root";
             return Ok((Cgroups { tree: Tree::V1 { memory: None, cpu: None, pids: None, freezer: None } }, vec![("cgroup", format!("no control group can be made here: {cure}"))]));
         };
+        tree.weigh();
         let mut missing = Missing::new();
         if let Tree::V1 { memory, cpu, pids, freezer } = &tree {
             for (name, there) in [("memory", memory), ("cpu", cpu), ("pids", pids), ("freezer", freezer)] {
@@ -94,7 +93,14 @@ impl Cgroups {
     /// Makes a group. Blocks on the file system for a fraction of a millisecond.
     pub fn create(&self, name: &str, limits: GroupLimits) -> Result<Group, SandboxError> {
         let group = Group { tree: self.tree.child(name), freezable: self.freezable() };
-        group.make(limits).map_err(SandboxError::io("make a control group"))?;
+        let made = match group.make(limits) {
+            // Somebody cleared our directory away (another server that was given the same data directory, or a person).
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.tree.dirs().into_iter().try_for_each(fs::create_dir_all).and_then(|()| group.make(limits))
+            }
+            other => other,
+        };
+        made.map_err(SandboxError::io("make a control group"))?;
         Ok(group)
     }
 
@@ -136,6 +142,20 @@ impl Tree {
             Tree::V1 { memory, cpu, pids, freezer } => {
                 Tree::V1 { memory: sub(memory), cpu: sub(cpu), pids: sub(pids), freezer: sub(freezer) }
             }
+        }
+    }
+
+    /// All instances together weigh as much against the rest of the machine as one busy process per core would. A hint: a
+    /// machine that does not take it serves all the same.
+    fn weigh(&self) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (dir, file, one) = match self {
+            Tree::V2(dir) => (dir, "cpu.weight", 100),
+            Tree::V1 { cpu: Some(dir), .. } => (dir, "cpu.shares", 1024),
+            Tree::V1 { .. } => return,
+        };
+        for dir in dir.ancestors().take(2) {
+            fs::write(dir.join(file), (one * cores).min(10_000.max(one)).to_string()).ok();
         }
     }
 
@@ -287,40 +307,27 @@ impl Group {
                 }
             }
         }
-        self.set_cpu(0, limits.cpu_millis)
+        Ok(())
     }
 
-    /// Sets the CPU quota (0 = none) and, when `weight_millis` is not 0, the weight that decides under contention.
-    pub fn set_cpu(&self, quota_millis: u64, weight_millis: u64) -> io::Result<()> {
-        let quota = (quota_millis * CPU_PERIOD_US / 1000).max(1000);
+    /// Limits the CPU to so many thousandths of a core, and gives the group a weight to match for when there is not enough
+    /// for everyone. A group that was just made has no limit.
+    pub fn set_cpu(&self, millis: u64) -> io::Result<()> {
+        let quota = (millis * CPU_PERIOD_US / 1000).max(1000).to_string();
         match &self.tree {
             Tree::V2(dir) => {
-                let limit = if quota_millis == 0 { format!("max {CPU_PERIOD_US}") } else { format!("{quota} {CPU_PERIOD_US}") };
-                put(&dir.join("cpu.max"), &limit)?;
-                if quota_millis != 0 {
-                    fs::write(dir.join("cpu.max.burst"), quota.to_string()).ok();
-                }
-                if weight_millis != 0 {
-                    put(&dir.join("cpu.weight"), &(weight_millis / 10).clamp(1, 10_000).to_string())?;
-                }
+                put(&dir.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
+                fs::write(dir.join("cpu.max.burst"), &quota).ok();
+                put(&dir.join("cpu.weight"), &(millis / 10).clamp(1, 10_000).to_string())
             }
             Tree::V1 { cpu: Some(dir), .. } => {
-                if quota_millis == 0 {
-                    if weight_millis == 0 {
-                        put(&dir.join("cpu.cfs_quota_us"), "-1")?;
-                    }
-                } else {
-                    put(&dir.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
-                    put(&dir.join("cpu.cfs_quota_us"), &quota.to_string())?;
-                    fs::write(dir.join("cpu.cfs_burst_us"), quota.to_string()).ok();
-                }
-                if weight_millis != 0 {
-                    put(&dir.join("cpu.shares"), &(weight_millis * 1024 / 1000).max(2).to_string())?;
-                }
+                put(&dir.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+                put(&dir.join("cpu.cfs_quota_us"), &quota)?;
+                fs::write(dir.join("cpu.cfs_burst_us"), &quota).ok();
+                put(&dir.join("cpu.shares"), &(millis * 1024 / 1000).max(2).to_string())
             }
-            Tree::V1 { .. } => {}
+            Tree::V1 { .. } => Ok(()),
         }
-        Ok(())
     }
 
     /// Open `cgroup.procs` files: a process that writes `0` to each of them joins the group.

@@ -81,8 +81,6 @@ pub struct BoxRequest {
     pub code: String,
     /// Memory limit in bytes.
     pub memory: u64,
-    /// CPU limit in thousandths of a core, in force from `Sandbox::settle` on.
-    pub cpu_millis: u64,
     /// Processes and threads.
     pub pids: u32,
     /// Open files.
@@ -259,7 +257,7 @@ impl Driver {
     /// Sockets, pipes and the control group. The group is files in the kernel: made off the event loop.
     async fn make_outside(self: &Arc<Self>, request: &BoxRequest) -> Result<Outside, SandboxError> {
         let name = format!("i{}", self.names.fetch_add(1, Ordering::Relaxed));
-        let limits = GroupLimits { memory: request.memory, cpu_millis: request.cpu_millis, pids: request.pids };
+        let limits = GroupLimits { memory: request.memory, pids: request.pids };
         let group = if self.cgroups.limits() {
             let (driver, name) = (self.clone(), name.clone());
             let made = tokio::task::spawn_blocking(move || {
@@ -540,7 +538,7 @@ impl Process {
     /// Puts the CPU limit in force: initialisation runs without one, as on AWS Lambda.
     pub fn settle(&self, cpu_millis: u64) {
         if let Some(group) = &self.group
-            && let Err(error) = group.set_cpu(cpu_millis, 0)
+            && let Err(error) = group.set_cpu(cpu_millis)
         {
             tracing::warn!(%error, "a CPU limit could not be set");
         }

@@ -564,6 +564,7 @@ mod tests {
         }
         let each = begin.elapsed() / 100_000;
         eprintln!("append: {each:?} per line, {} dropped", store.dropped());
-        assert!(each < Duration::from_micros(10), "{each:?}");
+        // An unoptimised build on a busy machine stays far below this; a wait for the disk does not.
+        assert!(each < Duration::from_micros(50), "{each:?}");
     }
 }

@@ -138,7 +138,8 @@ impl Pool {
                 Ok((sandbox, start)) => return self.load(sandbox, StartKind::Clone, start, false).await,
                 Err(error) => {
                     tracing::warn!(%error, runtime = %installed.name, "a clone failed; this start boots");
-                    if !matches!(error, SandboxError::NoRoom(_)) {
+                    // What failed on our own side says nothing about the template.
+                    if matches!(error, SandboxError::Gone(_) | SandboxError::Failed(_)) {
                         self.shared.templates.suspect(installed.name, &template).await;
                     }
                 }
@@ -215,7 +216,6 @@ impl Pool {
         BoxRequest {
             code: self.version.code.as_str().to_owned(),
             memory: config.memory.bytes(),
-            cpu_millis: config.cpu_millis(),
             pids: PIDS,
             nofile: NOFILE,
             tmp: config.tmp.bytes(),

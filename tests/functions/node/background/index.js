@@ -3,7 +3,6 @@ const { spawn } = require('child_process');
 exports.handler = async () => {
   const script = "trap '' TERM HUP INT; (setsid sh -c \"trap '' TERM HUP INT; while :; do sleep 0.1; done\" &) ; exit 0";
   const child = spawn('/bin/sh', ['-c', script], { detached: true, stdio: 'ignore' });
-  child.unref();
   await new Promise((resolve) => child.on('exit', resolve));
   return { body: 'left behind' };
 };

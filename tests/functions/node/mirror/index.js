@@ -1,2 +1,2 @@
 // Answers exactly what the body's JSON says, whatever that is.
-exports.handler = async (req) => JSON.parse(req.body);
+exports.handler = async (req) => req.json();

@@ -35,11 +35,11 @@ exports.handler = async (req) => {
   const { hostFile, dataDir, port, serverPid, otherPid } = await req.json();
   const attempts = {};
   const files = ['/etc/shadow', '/etc/sudoers', '/etc/ssh/ssh_host_rsa_key', '/root/.bashrc', '/proc/kcore', '/dev/mem', '/dev/kmsg',
-    '/dev/vda', '/dev/sda', '/var/log/dpkg.log', '/run/offshoot/code', hostFile, '/proc/1/root' + hostFile, '/proc/self/root' + hostFile,
+    '/dev/vda', '/dev/sda', '/var/log/dpkg.log', hostFile, '/proc/1/root' + hostFile, '/proc/self/root' + hostFile,
     '/proc/self/cwd/../../../../../../' + hostFile, `/proc/${serverPid}/environ`, `/proc/${serverPid}/root${hostFile}`,
     `/proc/${otherPid}/environ`, `/proc/${otherPid}/mem`, `/proc/${serverPid}/cmdline`];
   for (const path of files) attempts['read ' + path] = attempt(read(path));
-  for (const path of [dataDir, dataDir + '/code', '/root', '/home', '/var/lib', '/run/offshoot', '/sys/fs/cgroup', '/sys/kernel', '/boot', '/mnt', '/media', '/srv']) {
+  for (const path of [dataDir, dataDir + '/code', '/root', '/home', '/var/lib', '/run/offshoot/code', '/sys/fs/cgroup', '/sys/kernel', '/boot', '/mnt', '/media', '/srv']) {
     attempts['list ' + path] = attempt(() => {
       const names = fs.readdirSync(path);
       if (names.length === 0) throw new Error('empty');

@@ -77,7 +77,7 @@ def files(asked, attempts):
         + ["/proc/%s/root%s" % (server, host_file), "/dev/fd/4", "/dev/fd/5", "/dev/fd/6"]
     ):
         attempts["read " + path] = attempt(read(path))
-    for path in [data_dir, data_dir + "/code", "/root", "/home", "/var/lib", "/run/offshoot", "/sys/fs/cgroup", "/boot", "/mnt"]:
+    for path in [data_dir, data_dir + "/code", "/root", "/home", "/var/lib", "/run/offshoot/code", "/sys/fs/cgroup", "/boot", "/mnt"]:
         attempts["list " + path] = attempt(names(path))
     for path in (
         "/usr/x /usr/bin/x /var/task/x /var/runtime/x /etc/x /etc/passwd /x /lib/x /bin/x /opt/x /dev/x /sys/fs/cgroup/x "
