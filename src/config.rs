@@ -686,7 +686,7 @@ impl Draft {
             allow_nearest_runtime: false,
             runtime_paths: Vec::new(),
             keep_alive: Millis(600_000),
-            freeze_after: None,
+            freeze_after: Some(Millis(5_000)),
             prewarm: true,
             allow_degraded: Vec::new(),
             uid_range: 200_000..=265_535,

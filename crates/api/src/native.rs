@@ -19,6 +19,7 @@ const FUNCTIONS: &str = "/v1/functions";
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("offshoot-function-error");
 const TIMING: HeaderName = HeaderName::from_static("offshoot-timing");
 const MEMORY: HeaderName = HeaderName::from_static("offshoot-memory");
+const RUNTIME: HeaderName = HeaderName::from_static("offshoot-runtime");
 const LOG: HeaderName = HeaderName::from_static("offshoot-log");
 const STATUS: HeaderName = HeaderName::from_static("offshoot-status");
 const REPLY_HEADERS: HeaderName = HeaderName::from_static("offshoot-reply-headers");
@@ -142,6 +143,7 @@ fn answer(outcome: Outcome<Bytes>, convention: Convention, id: &RequestId) -> Re
     reply::set_start(headers, outcome.start);
     set(headers, TIMING, timing(&outcome.phases));
     set(headers, MEMORY, format!("{}/{}", outcome.report.peak_memory, outcome.report.memory_limit));
+    set(headers, RUNTIME, outcome.runtime.to_string());
     if !outcome.log_tail.is_empty() {
         set(headers, LOG, text::base64(&outcome.log_tail));
     }

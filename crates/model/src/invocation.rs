@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use crate::ids::{FunctionName, RequestId};
+use crate::runtime::RuntimeName;
 
 /// One call. `B` is the type of its bytes; this floor does not care how they are held.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct Outcome<B> {
     pub result: Answer<B>,
     /// How the instance came to be.
     pub start: StartKind,
+    /// Which runtime served it; differs from what the function names where the operator allows the nearest one.
+    pub runtime: RuntimeName,
     /// Where the time went.
     pub phases: Phases,
     /// What it used.

@@ -186,6 +186,7 @@ impl Backend for Node {
             start: StartKind::Clone,
             phases: Phases { run: Duration::from_micros(900), ..Phases::default() },
             report: Report { peak_memory: 41 << 20, memory_limit: 128 << 20 },
+            runtime: offshoot_model::RuntimeName::parse("nodejs20.x").unwrap(),
             log_tail: b"END\n".to_vec(),
         })
     }

@@ -313,14 +313,14 @@ impl Invoker {
                 Answer::Failed(FunctionError { cause, body })
             }
         };
-        let outcome = Outcome { result, start: kind, phases, report, log_tail };
+        let outcome = Outcome { result, start: kind, runtime: got.birth.runtime, phases, report, log_tail };
         self.shared.metrics.record(&config.name, &outcome);
         outcome
     }
 
     fn init_failed(&self, pool: &Arc<Pool>, invocation: &Invocation<Bytes>, failure: InitFailure, arrived: Instant) -> Outcome<Bytes> {
         let config = &pool.version.config;
-        let InitFailure { error, kind, start, init, printed } = failure;
+        let InitFailure { error, kind, runtime, start, init, printed } = failure;
         let id = &invocation.id;
         let report = Report { peak_memory: 0, memory_limit: config.memory.bytes() };
         let total = arrived.elapsed();
@@ -338,7 +338,7 @@ impl Invoker {
             log_tail.push(b'\n');
             self.shared.logs.append(&config.name, &[LogEntry::platform(now_ms(), Some(shown.clone()), line)]);
         }
-        let outcome = Outcome { result: Answer::Failed(error), start: kind, phases, report, log_tail };
+        let outcome = Outcome { result: Answer::Failed(error), start: kind, runtime, phases, report, log_tail };
         self.shared.metrics.record(&config.name, &outcome);
         outcome
     }

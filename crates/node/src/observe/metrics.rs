@@ -406,6 +406,7 @@ mod tests {
             start,
             phases: Phases { run: Duration::from_millis(7), ..Phases::default() },
             report: Report { peak_memory: 40 << 20, memory_limit: 128 << 20 },
+            runtime: offshoot_model::RuntimeName::parse("nodejs20.x").unwrap(),
             log_tail: Vec::new(),
         }
     }

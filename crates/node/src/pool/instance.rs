@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use offshoot_model::{HttpReply, RequestId, StartKind};
+use offshoot_model::{HttpReply, RequestId, RuntimeName, StartKind};
 use offshoot_sandbox::channel::{Reader, Writer};
 use offshoot_sandbox::process::{End, Process};
 use offshoot_sandbox::{Channel, ChannelError};
@@ -53,6 +53,8 @@ pub enum Breach {
 pub struct Birth {
     /// From where.
     pub kind: StartKind,
+    /// Which runtime it runs on.
+    pub runtime: RuntimeName,
     /// Making the box and its process.
     pub start: Duration,
     /// Loading and initialising the function, as the server saw it.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use offshoot_model::{Error, ErrorKind, FunctionError, Limits, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Limits, RuntimeName, StartKind};
 use offshoot_sandbox::{Driver, Template};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -142,6 +142,8 @@ pub struct InitFailure {
     pub error: FunctionError,
     /// From where it was started.
     pub kind: StartKind,
+    /// On which runtime.
+    pub runtime: RuntimeName,
     /// Making the box.
     pub start: Duration,
     /// Loading, until it failed.

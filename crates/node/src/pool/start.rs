@@ -228,6 +228,7 @@ impl Pool {
     async fn load(self: &Arc<Self>, mut sandbox: Sandbox, kind: StartKind, start: Duration, snapshot: bool) -> Result<Loaded, Refusal> {
         let began = Instant::now();
         let limit = Duration::from_millis(self.shared.limits.init_ms);
+        let runtime = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual.name;
         let Some((stdout, stderr)) = sandbox.logs.take() else {
             return Err(Refusal::Platform(Error::new(ErrorKind::Internal, "a box without log pipes")));
         };
@@ -238,19 +239,23 @@ impl Pool {
             stdout,
             stderr,
         );
+        let asked = self.version.config.runtime;
+        if runtime != asked {
+            tap.note(&format!("offshoot: {asked} is not on this machine; this instance runs on {runtime}"));
+        }
         let header = self.load_header(kind == StartKind::Restore, snapshot).map_err(Refusal::Platform)?;
         sandbox.channel.writer.send(&header, &[]).await.ok();
         let answer = tokio::time::timeout(limit, sandbox.channel.reader.next()).await;
         let init = began.elapsed();
         let failure = |cause: FailureCause, body: String| {
             let error = FunctionError { cause, body };
-            Refusal::Init(Box::new(InitFailure { error, kind, start, init, printed: tap.take_all() }))
+            Refusal::Init(Box::new(InitFailure { error, kind, runtime, start, init, printed: tap.take_all() }))
         };
         let refusal = match answer {
             Ok(Ok(frame)) => match serde_json::from_slice::<Said<'_>>(&frame.header) {
                 Ok(Said::Ready { version, snapshot: able }) if able || !snapshot => {
                     tracing::debug!(function = %self.version.config.name, %version, kind = kind.name(), ?start, ?init, "started");
-                    return Ok(Loaded { sandbox, birth: Birth { kind, start, init }, tap });
+                    return Ok(Loaded { sandbox, birth: Birth { kind, runtime, start, init }, tap });
                 }
                 Ok(Said::Ready { .. }) => {
                     let why = "this worker cannot be made a template on this machine";
