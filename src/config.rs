@@ -26,7 +26,7 @@ const CONFIG_VARIABLE: &str = "OFFSHOOT_CONFIG";
 /// The port that is used when an address names none.
 const DEFAULT_PORT: u16 = 9000;
 /// Missing sandbox features that an operator can accept.
-pub const DEGRADABLE: &[&str] = &["cgroup", "landlock", "seccomp", "uid", "userns"];
+pub const DEGRADABLE: &[&str] = &["cgroup", "landlock", "uid", "userns"];
 
 // ── What the rest of the program gets ────────────────────────────────────────────────────────────────────────────────
 
@@ -539,7 +539,7 @@ pub static SETTINGS: &[Setting] = &[
         env: "OFFSHOOT_ALLOW_DEGRADED",
         takes: Takes::List("FEATURE,…"),
         scope: Scope::Serve,
-        help: "Sandbox features whose absence you accept: cgroup, landlock, seccomp, uid, userns",
+        help: "Sandbox features whose absence you accept: cgroup, landlock, uid, userns",
         set: |d, raw| parse_degraded(raw.items).map(|features| d.serve.allow_degraded = features),
         get: |d| json!(d.serve.allow_degraded),
     },

@@ -2,7 +2,6 @@
 //!
 //! It decides nothing about functions: that is `crates/node`; nor about requests: that is `crates/api`.
 
-
 use std::future::Future;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -140,10 +139,13 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
     let given_up = |name: &str| config.allow_degraded.iter().any(|have| have == name);
     let rootless = !rustix::process::geteuid().is_root();
     if rootless && !given_up("uid") {
-        return Err(CliError::config("without root, instances cannot have user ids of their own".to_owned())
-            .hint("start the server as root, or accept it: --allow-degraded uid (offshoot doctor tells what else is missing)".to_owned()));
+        return Err(CliError::config("without root, instances cannot have user ids of their own".to_owned()).hint(
+            "start the server as root, or accept it: --allow-degraded uid (offshoot doctor tells what else is missing)"
+                .to_owned(),
+        ));
     }
-    let nursery = std::env::current_exe().map_err(|e| CliError::config(format!("this program cannot find itself: {e}")))?;
+    let nursery =
+        std::env::current_exe().map_err(|e| CliError::config(format!("this program cannot find itself: {e}")))?;
     Ok(NodeConfig {
         data_dir: config.data_dir.clone(),
         limits: config.limits.clone(),
@@ -229,10 +231,13 @@ fn warn(name: &FunctionName, warning: Option<String>) {
 fn cannot_listen(config: &ServeConfig, error: &std::io::Error) -> CliError {
     let text = format!("{} cannot be listened on: {error}", config.listen);
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            CliError::config(text).hint("another program, or another offshoot server, has this port: stop it, or choose another with --port".to_owned())
+        std::io::ErrorKind::AddrInUse => CliError::config(text).hint(
+            "another program, or another offshoot server, has this port: stop it, or choose another with --port"
+                .to_owned(),
+        ),
+        _ => {
+            CliError::config(text).hint("choose another address with --listen, or another port with --port".to_owned())
         }
-        _ => CliError::config(text).hint("choose another address with --listen, or another port with --port".to_owned()),
     }
 }
 
@@ -240,7 +245,8 @@ fn refused(error: &Error) -> CliError {
     let cause = error.source.as_ref().map(|s| format!(" ({s})")).unwrap_or_default();
     let text = format!("{}{cause}", error.message);
     match error.kind {
-        ErrorKind::SandboxUnavailable => CliError::config(text).hint("offshoot doctor tells what this machine can do, and how to mend the rest".to_owned()),
+        ErrorKind::SandboxUnavailable => CliError::config(text)
+            .hint("offshoot doctor tells what this machine can do, and how to mend the rest".to_owned()),
         _ => CliError::config(text),
     }
 }
@@ -261,4 +267,3 @@ fn start_diagnostics(config: &ServeConfig) {
         LogFormat::Text => drop(builder.with_ansi(colour).try_init()),
     }
 }
-

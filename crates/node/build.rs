@@ -5,18 +5,36 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+/// What cargo tells every build script.
+fn told(name: &str) -> PathBuf {
+    match env::var_os(name) {
+        Some(value) => PathBuf::from(value),
+        None => panic!("cargo does not say {name}"),
+    }
+}
+
 fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let out = told("OUT_DIR");
+    let here = told("CARGO_MANIFEST_DIR");
     let jail = here.join("../jail");
     for watched in ["src", "Cargo.toml"] {
         println!("cargo:rerun-if-changed={}", jail.join(watched).display());
     }
     // A target directory of its own: the outer cargo holds the lock of the usual one.
     let target = out.join("jail");
-    let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
+    let mut cargo = Command::new(told("CARGO"));
     cargo
-        .args(["rustc", "--release", "--lib", "--locked", "--features", "clone-lib", "--crate-type", "cdylib", "--manifest-path"])
+        .args([
+            "rustc",
+            "--release",
+            "--lib",
+            "--locked",
+            "--features",
+            "clone-lib",
+            "--crate-type",
+            "cdylib",
+            "--manifest-path",
+        ])
         .arg(jail.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(&target)
@@ -25,12 +43,15 @@ fn main() {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET");
     for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_FEATURE_") || name.to_string_lossy().starts_with("CARGO_PROFILE_") {
+        if name.to_string_lossy().starts_with("CARGO_FEATURE_") || name.to_string_lossy().starts_with("CARGO_PROFILE_")
+        {
             cargo.env_remove(name);
         }
     }
-    let done = cargo.status().expect("cargo can be started");
-    assert!(done.success(), "the shared library of crates/jail could not be built");
+    match cargo.status() {
+        Ok(done) if done.success() => {}
+        other => panic!("the shared library of crates/jail could not be built: {other:?}"),
+    }
     copy(&target.join("release/liboffshoot_jail.so"), &out.join("libjail.so"));
 }
 

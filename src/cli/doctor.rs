@@ -10,9 +10,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Context;
-use super::trial;
 use super::client::{Client, block_on};
 use super::error::{CliError, Exit};
+use super::trial;
 use crate::config::{Loaded, ServeFlags, load};
 
 /// Checks what this machine can do.
@@ -142,7 +142,9 @@ fn effective_uid(status: &str) -> Option<u32> {
 
 /// Every feature is tried for real, in a process of its own with one thread.
 fn sandbox() -> Vec<Row> {
-    let failed = |why: String| vec![Row::new("sandbox", "probe", false, why).remedy("start offshoot from a place where it may execute itself")];
+    let failed = |why: String| {
+        vec![Row::new("sandbox", "probe", false, why).remedy("start offshoot from a place where it may execute itself")]
+    };
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return failed(format!("this program cannot find itself: {error}")),

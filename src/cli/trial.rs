@@ -27,7 +27,9 @@ pub fn rows(loaded: &Loaded) -> Vec<Row> {
 async fn try_all(loaded: &Loaded, dir: &Path) -> Vec<Row> {
     let mut serve = loaded.serve.clone();
     serve.data_dir = dir.to_owned();
-    let cannot = |why: String| vec![Row::new("clone methods", "a box", false, why).remedy("mend what is marked no above").required()];
+    let cannot = |why: String| {
+        vec![Row::new("clone methods", "a box", false, why).remedy("mend what is marked no above").required()]
+    };
     let config = match crate::server::node_config(&serve) {
         Ok(config) => offshoot_node::NodeConfig { warm: Warm::None, ..config },
         Err(error) => return cannot(error.message),
@@ -50,7 +52,9 @@ fn languages(node: &Node) -> Vec<Row> {
     for language in Language::ALL {
         if node.runtimes().newest(*language).is_none() {
             let error = node.runtimes().none_of(*language);
-            rows.push(Row::new("languages", language.title(), false, "no supported version was found").remedy(error.message));
+            rows.push(
+                Row::new("languages", language.title(), false, "no supported version was found").remedy(error.message),
+            );
         }
     }
     let found = node.runtimes().installed();
@@ -59,7 +63,8 @@ fn languages(node: &Node) -> Vec<Row> {
     }));
     let rejected: BTreeMap<_, _> = node.runtimes().rejected().into_iter().collect();
     rows.extend(rejected.into_iter().map(|(path, why)| {
-        Row::new("languages", &path.display().to_string(), false, why).remedy("nothing needs to be done: it is not used")
+        Row::new("languages", &path.display().to_string(), false, why)
+            .remedy("nothing needs to be done: it is not used")
     }));
     rows
 }
@@ -80,7 +85,9 @@ async fn try_one(node: &Node, installed: &Installed, dir: &Path) -> Row {
                 let why = why.and_then(|(_, known)| known.err()).unwrap_or_else(|| "no reason is known".to_owned());
                 row(false, format!("boots, cannot be cloned: {why}")).remedy(remedy)
             }
-            (Answer::Failed(error), _) => row(false, format!("a function fails: {}", error.body)).remedy("reinstall this runtime"),
+            (Answer::Failed(error), _) => {
+                row(false, format!("a function fails: {}", error.body)).remedy("reinstall this runtime")
+            }
         },
         Err(error) => row(false, error.message).remedy("mend what is marked no above, then see the server's log"),
     }
@@ -101,7 +108,8 @@ async fn call(node: &Node, installed: &Installed, dir: &Path) -> Result<Outcome<
     node.shared().templates.get(installed).await.ok();
     let http = HttpPart { method: "GET".into(), path: "/".into(), ..HttpPart::default() };
     let id = RequestId::from_random(u128::from(std::process::id()).to_le_bytes());
-    let outcome = node.invoke(Invocation { id, function: function.clone(), http: Some(http), payload: Bytes::new() }).await;
+    let outcome =
+        node.invoke(Invocation { id, function: function.clone(), http: Some(http), payload: Bytes::new() }).await;
     node.delete(&function).await?;
     outcome
 }

@@ -246,7 +246,11 @@ fn encode(lines: Vec<LogEntry>, by_line: bool) -> Vec<u8> {
 
 /// Sends what was there and then what comes, until the caller goes, the function is deleted or the server drains.
 async fn relay(
-    lines: Vec<u8>, mut followed: Followed, query: LogQuery, sender: mpsc::Sender<Bytes>, mut draining: watch::Receiver<bool>,
+    lines: Vec<u8>,
+    mut followed: Followed,
+    query: LogQuery,
+    sender: mpsc::Sender<Bytes>,
+    mut draining: watch::Receiver<bool>,
 ) {
     let mut next = Bytes::from(lines);
     loop {

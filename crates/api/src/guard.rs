@@ -62,7 +62,9 @@ fn check_host<'a>(parts: &'a Parts, hosts: &[String]) -> Result<&'a str, Refusal
 /// The name in `name`, `name:port`, `[v6]` or `[v6]:port`.
 fn host_of(authority: &str) -> Option<&str> {
     let (name, port) = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map(|(name, port)| (name, port.strip_prefix(':').or(port.is_empty().then_some(""))))?,
+        Some(rest) => {
+            rest.split_once(']').map(|(name, port)| (name, port.strip_prefix(':').or(port.is_empty().then_some(""))))?
+        }
         None => authority.split_once(':').map_or((authority, Some("")), |(name, port)| (name, Some(port))),
     };
     let port_ok = port?.bytes().all(|b| b.is_ascii_digit());
@@ -75,7 +77,8 @@ fn is_ours(name: &str, hosts: &[String]) -> bool {
 }
 
 fn is_localhost(name: &str) -> bool {
-    let suffix = |s: &str| name.len() > s.len() && name.as_bytes()[name.len() - s.len()..].eq_ignore_ascii_case(s.as_bytes());
+    let suffix =
+        |s: &str| name.len() > s.len() && name.as_bytes()[name.len() - s.len()..].eq_ignore_ascii_case(s.as_bytes());
     name.eq_ignore_ascii_case("localhost") || suffix(".localhost")
 }
 
@@ -117,10 +120,31 @@ mod tests {
 
     #[test]
     fn hosts_are_ours_or_refused() {
-        for good in ["localhost", "LOCALHOST:8000", "a.localhost", "127.0.0.1:1", "[::1]:8000", "[::1]", "10.0.0.7", "functions.example.com:80", "localhost."] {
+        for good in [
+            "localhost",
+            "LOCALHOST:8000",
+            "a.localhost",
+            "127.0.0.1:1",
+            "[::1]:8000",
+            "[::1]",
+            "10.0.0.7",
+            "functions.example.com:80",
+            "localhost.",
+        ] {
             assert_eq!(verdict("/", &[("host", good)]), None, "{good}");
         }
-        for bad in ["evil.com", "", "localhost.evil.com", "evillocalhost", ".localhost.x", "127.0.0.1.evil.com", "[::1]x", "a:b:c", "localhost:80a", "[::1"] {
+        for bad in [
+            "evil.com",
+            "",
+            "localhost.evil.com",
+            "evillocalhost",
+            ".localhost.x",
+            "127.0.0.1.evil.com",
+            "[::1]x",
+            "a:b:c",
+            "localhost:80a",
+            "[::1",
+        ] {
             assert_eq!(verdict("/", &[("host", bad)]), Some(StatusCode::MISDIRECTED_REQUEST), "{bad}");
         }
         assert_eq!(verdict("/", &[]), Some(StatusCode::BAD_REQUEST));
@@ -131,11 +155,21 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_are_refused() {
-        let with = |name: &'static str, value: &'static str| verdict("/", &[("host", "functions.example.com"), (name, value)]);
-        for good in ["http://functions.example.com", "https://localhost:3000", "http://127.0.0.1", "http://[::1]:5173"] {
+        let with =
+            |name: &'static str, value: &'static str| verdict("/", &[("host", "functions.example.com"), (name, value)]);
+        for good in ["http://functions.example.com", "https://localhost:3000", "http://127.0.0.1", "http://[::1]:5173"]
+        {
             assert_eq!(with("origin", good), None, "{good}");
         }
-        for bad in ["null", "http://evil.com", "https://localhost.evil.com", "file://", "http://a@localhost", "chrome-extension://x", ""] {
+        for bad in [
+            "null",
+            "http://evil.com",
+            "https://localhost.evil.com",
+            "file://",
+            "http://a@localhost",
+            "chrome-extension://x",
+            "",
+        ] {
             assert_eq!(with("origin", bad), Some(StatusCode::FORBIDDEN), "{bad}");
         }
         assert_eq!(with("sec-fetch-site", "cross-site"), Some(StatusCode::FORBIDDEN));

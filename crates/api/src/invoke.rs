@@ -18,7 +18,8 @@ pub(crate) fn name(segment: &str) -> Result<FunctionName, Refusal> {
     if !segment.contains('%') {
         return Ok(FunctionName::parse(segment)?);
     }
-    let decoded = text::percent_decode(segment).ok_or_else(|| Refusal::bad("the name in the path is not percent-encoded UTF-8"))?;
+    let decoded = text::percent_decode(segment)
+        .ok_or_else(|| Refusal::bad("the name in the path is not percent-encoded UTF-8"))?;
     Ok(FunctionName::parse(&decoded)?)
 }
 
@@ -118,8 +119,15 @@ mod tests {
     fn functions_see_no_headers_of_the_connection() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("connection", "keep-alive, X-Hop"), ("x-hop", "1"), ("te", "trailers"), ("transfer-encoding", "chunked"),
-            ("content-length", "3"), ("upgrade", "h2c"), ("authorization", "Bearer secret"), ("x-api-key", "theirs"), ("x-a", "1"),
+            ("connection", "keep-alive, X-Hop"),
+            ("x-hop", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
+            ("upgrade", "h2c"),
+            ("authorization", "Bearer secret"),
+            ("x-api-key", "theirs"),
+            ("x-a", "1"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }

@@ -38,7 +38,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Makes or replaces a function. The archive is removed when this returns or is dropped.
     fn deploy(&self, request: DeployRequest) -> impl Future<Output = Result<Arc<Version>, Error>> + Send;
     /// Changes a function's settings.
-    fn configure(&self, name: &FunctionName, settings: Settings) -> impl Future<Output = Result<Arc<Version>, Error>> + Send;
+    fn configure(
+        &self,
+        name: &FunctionName,
+        settings: Settings,
+    ) -> impl Future<Output = Result<Arc<Version>, Error>> + Send;
     /// Deletes a function, with its log and its metrics.
     fn delete(&self, name: &FunctionName) -> impl Future<Output = Result<(), Error>> + Send;
     /// Every function, by name. From memory.

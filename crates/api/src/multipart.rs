@@ -276,10 +276,10 @@ mod tests {
         let body = b"preamble\r\n--XX\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n--XX \r\ncontent-disposition: form-data; name=file; filename=\"x \\\"y\\\".zip\"\r\nContent-Type: application/zip\r\n\r\n--X\r\n--X\r\r\n--XX--\r\nepilogue";
         for piece in 1..=body.len() {
             let parts = read(body, piece).unwrap();
-            assert_eq!(parts, [
-                (part("a", None), b"".to_vec()),
-                (part("file", Some("x \"y\".zip")), b"--X\r\n--X\r".to_vec()),
-            ]);
+            assert_eq!(
+                parts,
+                [(part("a", None), b"".to_vec()), (part("file", Some("x \"y\".zip")), b"--X\r\n--X\r".to_vec()),]
+            );
         }
     }
 
@@ -291,11 +291,19 @@ mod tests {
         let headers = format!("--XX\r\nX: {}", "h".repeat(100_000));
         let epilogue = format!("{head}x\r\n--XX--{}", "e".repeat(100_000));
         for bad in [
-            "", "--XX", "--XX\r\n", head, "--XX\r\n\r\nx\r\n--XX--", "--XX\r\nContent-Disposition: form-data\r\n\r\nx\r\n--XX--",
+            "",
+            "--XX",
+            "--XX\r\n",
+            head,
+            "--XX\r\n\r\nx\r\n--XX--",
+            "--XX\r\nContent-Disposition: form-data\r\n\r\nx\r\n--XX--",
             "--XXjunk\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nx\r\n--XX--",
             "--XX\r\nContent-Disposition: attachment; name=\"a\"\r\n\r\nx\r\n--XX--",
             "--XX\r\nContent-Disposition: form-data; name=\"a\r\n\r\nx\r\n--XX--",
-            &many, &preamble, &headers, &epilogue,
+            &many,
+            &preamble,
+            &headers,
+            &epilogue,
         ] {
             for piece in [1, 7, 4096, 1 << 20] {
                 assert!(read(bad.as_bytes(), piece).is_err(), "{bad:.60}");
@@ -309,7 +317,13 @@ mod tests {
         assert_eq!(boundary("multipart/form-data; boundary=abc").as_deref(), Some("abc"));
         assert_eq!(boundary("Multipart/Form-Data; charset=utf-8; boundary=\"a b\"").as_deref(), Some("a b"));
         let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
-        for bad in ["multipart/form-data", "multipart/mixed; boundary=a", "multipart/form-data; boundary=", "application/zip", &long] {
+        for bad in [
+            "multipart/form-data",
+            "multipart/mixed; boundary=a",
+            "multipart/form-data; boundary=",
+            "application/zip",
+            &long,
+        ] {
             assert_eq!(boundary(bad), None, "{bad}");
         }
     }

@@ -96,7 +96,8 @@ fn http_part(headers: &HeaderMap) -> Result<HttpPart, Refusal> {
         query: given("offshoot-query", ""),
         headers: function_headers(headers),
     };
-    let method_ok = Method::from_bytes(part.method.as_bytes()).is_ok() && !part.method.bytes().any(|b| b.is_ascii_lowercase());
+    let method_ok =
+        Method::from_bytes(part.method.as_bytes()).is_ok() && !part.method.bytes().any(|b| b.is_ascii_lowercase());
     if !method_ok {
         return Err(Refusal::bad("Offshoot-Method is not a method in upper case, such as GET"));
     }
@@ -171,8 +172,13 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
 /// Milliseconds with three decimals.
 fn timing(phases: &Phases) -> String {
     let mut line = String::with_capacity(80);
-    let parts =
-        [("queue", phases.queue), ("start", phases.start), ("init", phases.init), ("run", phases.run), ("total", phases.total)];
+    let parts = [
+        ("queue", phases.queue),
+        ("start", phases.start),
+        ("init", phases.init),
+        ("run", phases.run),
+        ("total", phases.total),
+    ];
     for (at, (name, time)) in parts.into_iter().enumerate() {
         let micros = time.as_micros();
         let separator = if at == 0 { "" } else { ";" };
@@ -188,7 +194,11 @@ mod tests {
 
     #[test]
     fn timing_is_in_milliseconds() {
-        let phases = Phases { start: Duration::from_micros(2_100), total: Duration::from_micros(1_004_235), ..Phases::default() };
+        let phases = Phases {
+            start: Duration::from_micros(2_100),
+            total: Duration::from_micros(1_004_235),
+            ..Phases::default()
+        };
         assert_eq!(timing(&phases), "queue=0.000;start=2.100;init=0.000;run=0.000;total=1004.235");
     }
 
@@ -203,8 +213,13 @@ mod tests {
         assert_eq!(part("offshoot-header-x-a", "1").unwrap().headers, [("x-a".to_owned(), "1".to_owned())]);
         assert!(part("offshoot-header-connection", "x").unwrap().headers.is_empty());
         for (name, value) in [
-            ("offshoot-path", "a"), ("offshoot-path", "/a b"), ("offshoot-path", "/a?b"), ("offshoot-query", "a#b"),
-            ("offshoot-method", "get"), ("offshoot-method", "G T"), ("offshoot-method", ""),
+            ("offshoot-path", "a"),
+            ("offshoot-path", "/a b"),
+            ("offshoot-path", "/a?b"),
+            ("offshoot-query", "a#b"),
+            ("offshoot-method", "get"),
+            ("offshoot-method", "G T"),
+            ("offshoot-method", ""),
         ] {
             assert!(part(name, value).is_err(), "{name}: {value}");
         }

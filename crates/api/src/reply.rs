@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn headers_cannot_break_out() {
-        let ok = reply(200, &[("X-A", "1"), ("x-a", "2"), ("Transfer-Encoding", "chunked"), ("Content-Length", "9")]).unwrap();
+        let ok = reply(200, &[("X-A", "1"), ("x-a", "2"), ("Transfer-Encoding", "chunked"), ("Content-Length", "9")])
+            .unwrap();
         assert_eq!(ok.headers().get_all("x-a").iter().count(), 2);
         assert_eq!(ok.headers().len(), 2);
         for bad in [("x", "a\r\nSet-Cookie: b"), ("x", "a\0"), ("x\r\ny", "a"), ("", "a"), ("a b", "c"), ("é", "a")] {

@@ -155,13 +155,27 @@ mod tests {
     #[test]
     fn forms_are_read() {
         let all = form(&[
-            ("funcName", "x"), ("runtime", "nodejs20.x"), ("handler", "index.handler"), ("convention", "request"),
-            ("memory", "256"), ("timeout", "1.5"), ("env", r#"{"A":"1"}"#), ("network", "host"), ("cpu", "0.5"),
-            ("tmp", "64"), ("snapshot", "on"), ("maxConcurrency", "10"), ("concurrency", "5"), ("rateLimit", "7"),
+            ("funcName", "x"),
+            ("runtime", "nodejs20.x"),
+            ("handler", "index.handler"),
+            ("convention", "request"),
+            ("memory", "256"),
+            ("timeout", "1.5"),
+            ("env", r#"{"A":"1"}"#),
+            ("network", "host"),
+            ("cpu", "0.5"),
+            ("tmp", "64"),
+            ("snapshot", "on"),
+            ("maxConcurrency", "10"),
+            ("concurrency", "5"),
+            ("rateLimit", "7"),
             ("keepAlive", "90"),
         ])
         .unwrap();
-        assert_eq!((all.memory, all.timeout, all.keep_alive), (Some(MiB(256)), Some(Millis(1500)), Some(Millis(90_000))));
+        assert_eq!(
+            (all.memory, all.timeout, all.keep_alive),
+            (Some(MiB(256)), Some(Millis(1500)), Some(Millis(90_000)))
+        );
         assert_eq!((all.convention, all.network), (Some(Convention::Request), Some(Network::Host)));
         assert_eq!((all.cpu, all.snapshot, all.rate_limit), (Some(0.5), Some(true), Some(7)));
         assert_eq!(all.env.unwrap()["A"], "1");
@@ -182,9 +196,22 @@ mod tests {
         assert!(message(from_json(br#"{"memory":1,"memory":2}"#)).contains("appears twice"));
         assert!(message(from_json(br#"{"timeout":"30"}"#)).contains("with its unit"));
         for (name, value) in [
-            ("memory", "1.5"), ("memory", "-1"), ("memory", "+1"), ("memory", ""), ("timeout", "x"), ("timeout", "1e3"), ("timeout", "-1"),
-            ("timeout", "0.0001"), ("cpu", "NaN"), ("cpu", "inf"), ("snapshot", "yes"), ("env", "[]"), ("env", r#"{"A":1}"#),
-            ("convention", "soap"), ("network", "all"), ("runtime", "java8"),
+            ("memory", "1.5"),
+            ("memory", "-1"),
+            ("memory", "+1"),
+            ("memory", ""),
+            ("timeout", "x"),
+            ("timeout", "1e3"),
+            ("timeout", "-1"),
+            ("timeout", "0.0001"),
+            ("cpu", "NaN"),
+            ("cpu", "inf"),
+            ("snapshot", "yes"),
+            ("env", "[]"),
+            ("env", r#"{"A":1}"#),
+            ("convention", "soap"),
+            ("network", "all"),
+            ("runtime", "java8"),
         ] {
             assert!(form(&[(name, value)]).is_err(), "{name}={value}");
         }
@@ -193,6 +220,9 @@ mod tests {
     #[test]
     fn json_is_in_the_units_of_info() {
         let all = from_json(br#"{"timeout":1500,"keepAlive":"30s","rateLimit":0,"cpu":null}"#).unwrap();
-        assert_eq!((all.timeout, all.keep_alive, all.rate_limit, all.cpu), (Some(Millis(1500)), Some(Millis(30_000)), Some(0), None));
+        assert_eq!(
+            (all.timeout, all.keep_alive, all.rate_limit, all.cpu),
+            (Some(Millis(1500)), Some(Millis(30_000)), Some(0), None)
+        );
     }
 }

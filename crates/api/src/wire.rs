@@ -202,7 +202,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>],
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(result, cx)
@@ -228,7 +230,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<I> {
                 Closing::No => {
                     ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
                     let until = Box::pin(sleep(this.patience.linger));
-                    this.closing = if this.at_end { Closing::Done } else { Closing::Lingering { until, left: MAX_LINGER } };
+                    this.closing =
+                        if this.at_end { Closing::Done } else { Closing::Lingering { until, left: MAX_LINGER } };
                 }
                 Closing::Lingering { until, left } => {
                     let mut bytes = [0u8; 4096];
@@ -274,11 +277,20 @@ mod tests {
     fn framing_faults_are_seen() {
         assert_eq!(faults("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), 0);
         assert_eq!(faults("\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n"), 0);
-        assert_eq!(faults("POST / HTTP/1.1\r\nContent-Length: 5\r\ntransfer-ENCODING: chunked\r\n\r\n"), fault::AMBIGUOUS);
-        assert_eq!(faults("POST / HTTP/1.1\r\nTransfer-Encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n"), fault::AMBIGUOUS);
+        assert_eq!(
+            faults("POST / HTTP/1.1\r\nContent-Length: 5\r\ntransfer-ENCODING: chunked\r\n\r\n"),
+            fault::AMBIGUOUS
+        );
+        assert_eq!(
+            faults("POST / HTTP/1.1\r\nTransfer-Encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            fault::AMBIGUOUS
+        );
         assert_eq!(faults("POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n"), fault::AMBIGUOUS);
         assert_eq!(faults("GET / HTTP/1.1\nHost: a\r\n\r\n"), fault::BARE_LF);
         assert_eq!(faults("GET / HTTP/1.1\r\nHost: a\r\n\n"), fault::BARE_LF);
-        assert_eq!(faults("GET / HTTP/1.1\r\nX: content-length: 1\r\nContent-Lengthy: 1\r\nContent-Length: 0\r\n\r\n"), 0);
+        assert_eq!(
+            faults("GET / HTTP/1.1\r\nX: content-length: 1\r\nContent-Lengthy: 1\r\nContent-Length: 0\r\n\r\n"),
+            0
+        );
     }
 }

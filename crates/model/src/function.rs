@@ -88,13 +88,32 @@ pub mod defaults {
 /// Environment names that the platform sets itself; a deployment that names one is refused
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>).
 pub const RESERVED_ENV: &[&str] = &[
-    "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV",
-    "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION",
-    "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME",
-    "AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-    "AWS_LAMBDA_RUNTIME_API", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR", "AWS_LAMBDA_MAX_CONCURRENCY",
-    "AWS_LAMBDA_METADATA_API", "AWS_LAMBDA_METADATA_TOKEN",
-    "LD_PRELOAD", "LD_AUDIT", "NODE_OPTIONS", "PYTHONSTARTUP", "PYTHONHOME",
+    "_HANDLER",
+    "_X_AMZN_TRACE_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_LAMBDA_RUNTIME_API",
+    "LAMBDA_TASK_ROOT",
+    "LAMBDA_RUNTIME_DIR",
+    "AWS_LAMBDA_MAX_CONCURRENCY",
+    "AWS_LAMBDA_METADATA_API",
+    "AWS_LAMBDA_METADATA_TOKEN",
+    "LD_PRELOAD",
+    "LD_AUDIT",
+    "NODE_OPTIONS",
+    "PYTHONSTARTUP",
+    "PYTHONHOME",
 ];
 
 impl FunctionConfig {
@@ -181,7 +200,10 @@ mod tests {
         for good in ["index.handler", "src/app.main", "a-b.c_d", "lambda_function.lambda_handler", "a.b.c"] {
             assert!(check_handler(good).is_ok(), "{good}");
         }
-        for bad in ["", "handler", ".handler", "index.", "../x.y", "/etc/x.y", "a/../b.c", "a//b.c", "a;b.c", "$(id).x", "a b.c", "é.x"] {
+        for bad in [
+            "", "handler", ".handler", "index.", "../x.y", "/etc/x.y", "a/../b.c", "a//b.c", "a;b.c", "$(id).x",
+            "a b.c", "é.x",
+        ] {
             assert!(check_handler(bad).is_err(), "{bad}");
         }
     }

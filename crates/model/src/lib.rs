@@ -12,6 +12,6 @@ pub mod units;
 pub use error::{Error, ErrorKind, Fault};
 pub use function::{Convention, FunctionConfig, Network, SandboxKind};
 pub use ids::{CodeDigest, FunctionName, RequestId};
-pub use invocation::{FunctionError, HttpPart, HttpReply, Invocation, Outcome, Phases, Report, Answer, StartKind};
+pub use invocation::{Answer, FunctionError, HttpPart, HttpReply, Invocation, Outcome, Phases, Report, StartKind};
 pub use runtime::{Language, RuntimeName};
 pub use units::{Limits, MiB, Millis};

@@ -88,7 +88,9 @@ mod tests {
         for name in ["nodejs18.x", "nodejs24.x", "python3.9", "python3.13"] {
             assert_eq!(RuntimeName::parse(name).unwrap().to_string(), name);
         }
-        for bad in ["nodejs", "nodejs20", "node20.x", "python", "python3", "python3.11.2", "java21", "", "nodejs+2.x", "$(x)"] {
+        for bad in
+            ["nodejs", "nodejs20", "node20.x", "python", "python3", "python3.11.2", "java21", "", "nodejs+2.x", "$(x)"]
+        {
             assert!(RuntimeName::parse(bad).is_err(), "{bad}");
         }
     }

@@ -14,13 +14,13 @@ use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome
 use offshoot_sandbox::process::Without;
 use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
 
+use crate::assets;
 use crate::invoker::Invoker;
 use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
 use crate::registry::{DeployRequest, Registry, Settings, Version};
 use crate::runtime::{RuntimeOptions, RuntimeTable};
 use crate::templates::Templates;
-use crate::assets;
 
 /// What a node is made with.
 #[derive(Debug, Clone)]
@@ -80,8 +80,11 @@ const COLLECT: u32 = 240;
 impl Node {
     /// Starts a node. Must be called inside a tokio runtime.
     pub fn start(config: NodeConfig) -> Result<Arc<Self>, Error> {
-        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm } = config;
-        let store = |what: &str| Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"));
+        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm } =
+            config;
+        let store = |what: &str| {
+            Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"))
+        };
         std::fs::create_dir_all(&data_dir).map_err(|e| store("cannot be made").caused_by(e))?;
         let runtimes = RuntimeTable::start(runtimes);
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
@@ -161,7 +164,11 @@ impl Node {
     }
 
     /// Changes a function's configuration.
-    pub async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<(Arc<Version>, Option<String>), Error> {
+    pub async fn configure(
+        &self,
+        name: &FunctionName,
+        settings: Settings,
+    ) -> Result<(Arc<Version>, Option<String>), Error> {
         let version = self.shared.registry.configure(name, settings).await?;
         self.invoker.changed(name);
         Ok((version.clone(), self.make_ready(&version).await))
@@ -227,8 +234,12 @@ impl Node {
         if used < self.shared.memory_budget {
             return;
         }
-        let mut idle: Vec<_> =
-            self.shared.living_pools().into_iter().filter_map(|p| p.oldest_idle().map(|(since, id)| (since, id, p))).collect();
+        let mut idle: Vec<_> = self
+            .shared
+            .living_pools()
+            .into_iter()
+            .filter_map(|p| p.oldest_idle().map(|(since, id)| (since, id, p)))
+            .collect();
         idle.sort_unstable_by_key(|(since, id, _)| (*since, *id));
         // An eighth at a time: the memory of a dead process is back by the next tick.
         let share = idle.len().div_ceil(8);

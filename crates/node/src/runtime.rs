@@ -151,8 +151,10 @@ impl RuntimeTable {
 
     fn missing(&self, what: &str, install: &str) -> Error {
         let names: Vec<String> = self.found.wait().installed.iter().map(|i| i.name.to_string()).collect();
-        let here = if names.is_empty() { "nothing else is here".to_owned() } else { format!("here are {}", names.join(", ")) };
-        let message = format!("{what} is not on this machine: install it with `{install}` and restart Offshoot ({here})");
+        let here =
+            if names.is_empty() { "nothing else is here".to_owned() } else { format!("here are {}", names.join(", ")) };
+        let message =
+            format!("{what} is not on this machine: install it with `{install}` and restart Offshoot ({here})");
         Error::new(ErrorKind::RuntimeMissing, message)
     }
 
@@ -304,8 +306,10 @@ fn managed_dirs(home: Option<&Path>) -> Vec<PathBuf> {
         ".volta/tools/image/node/*/bin",
     ];
     let mut dirs = Vec::new();
-    for pattern in
-        home.into_iter().flat_map(|home| UNDER_HOME.iter().map(move |p| home.join(p))).chain([PathBuf::from("/opt/*/bin")])
+    for pattern in home
+        .into_iter()
+        .flat_map(|home| UNDER_HOME.iter().map(move |p| home.join(p)))
+        .chain([PathBuf::from("/opt/*/bin")])
     {
         let pattern = pattern.to_string_lossy();
         let Some((before, after)) = pattern.split_once("/*/") else { continue };
@@ -346,10 +350,11 @@ fn ask(candidate: &Candidate) -> Answer {
         Err(e) => return Answer::Silent(format!("cannot be read: {e}")),
     }
     let asked = match candidate.language {
-        Language::Node => output(Command::new(&candidate.path).arg("--version")).map(|text| judge_node(&candidate.path, &text)),
-        Language::Python => {
-            output(Command::new(&candidate.path).args(["-I", "-S", "-c", PYTHON_QUESTION])).map(|text| judge_python(&text))
+        Language::Node => {
+            output(Command::new(&candidate.path).arg("--version")).map(|text| judge_node(&candidate.path, &text))
         }
+        Language::Python => output(Command::new(&candidate.path).args(["-I", "-S", "-c", PYTHON_QUESTION]))
+            .map(|text| judge_python(&text)),
     };
     match asked {
         Ok(Ok(installed)) => Answer::Runtime(installed),
@@ -405,7 +410,12 @@ fn judge_node(path: &Path, text: &str) -> Result<Installed, String> {
     }
     let name = RuntimeName { language: Language::Node, major, minor: 0 };
     let prefix = path.parent().map(|bin| bin.parent().filter(|up| up.parent().is_some()).unwrap_or(bin));
-    Ok(Installed { name, version: version.to_owned(), executable: path.to_owned(), prefix: prefix.and_then(outside_usr) })
+    Ok(Installed {
+        name,
+        version: version.to_owned(),
+        executable: path.to_owned(),
+        prefix: prefix.and_then(outside_usr),
+    })
 }
 
 fn judge_python(text: &str) -> Result<Installed, String> {
@@ -425,7 +435,8 @@ fn judge_python(text: &str) -> Result<Installed, String> {
         return Err(format!("is Python {version}: 3.{} to 3.{} are supported", PYTHON.start, PYTHON.end));
     }
     let name = RuntimeName { language: Language::Python, major, minor };
-    let executable = Path::new(program).canonicalize().map_err(|e| format!("names a program that is not there: {e}"))?;
+    let executable =
+        Path::new(program).canonicalize().map_err(|e| format!("names a program that is not there: {e}"))?;
     let prefix = Path::new(prefix).canonicalize().map_err(|e| format!("names a prefix that is not there: {e}"))?;
     Ok(Installed { name, version: version.to_owned(), executable, prefix: outside_usr(&prefix) })
 }
@@ -510,7 +521,8 @@ mod tests {
     }
 
     fn table(names: &[&str], nearest: bool) -> Arc<RuntimeTable> {
-        let entry = |n: &&str| Installed { name: name(n), version: String::new(), executable: PathBuf::new(), prefix: None };
+        let entry =
+            |n: &&str| Installed { name: name(n), version: String::new(), executable: PathBuf::new(), prefix: None };
         RuntimeTable::of(names.iter().map(entry).collect(), nearest)
     }
 
@@ -554,7 +566,9 @@ mod tests {
         }
         let python = |first: &str| judge_python(&format!("{first}\n/\n/proc/self/exe\n"));
         assert_eq!(python("cpython 3.13.0 False").unwrap().name, name("python3.13"));
-        for bad in ["cpython 3.13.0 True", "pypy 3.11.1 False", "cpython 3.8.1 False", "cpython 3.15.0 False", "cpython", ""] {
+        for bad in
+            ["cpython 3.13.0 True", "pypy 3.11.1 False", "cpython 3.8.1 False", "cpython 3.15.0 False", "cpython", ""]
+        {
             assert!(python(bad).is_err(), "{bad}");
         }
     }
@@ -599,8 +613,11 @@ mod tests {
         let program = dir.path().join("node");
         fs::copy("/bin/true", &program).unwrap();
         let cache_file = dir.path().join("runtimes.json");
-        let options =
-            RuntimeOptions { extra: vec![program.clone()], cache_file: Some(cache_file.clone()), ..RuntimeOptions::default() };
+        let options = RuntimeOptions {
+            extra: vec![program.clone()],
+            cache_file: Some(cache_file.clone()),
+            ..RuntimeOptions::default()
+        };
         let candidate = candidates(&options).remove(0);
         let answer = Answer::Runtime(judge_node(&candidate.path, "v19.0.0").unwrap());
         Cache::of(std::slice::from_ref(&candidate), &[answer]).write(&cache_file).unwrap();

@@ -61,7 +61,8 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
 }
 
 /// AWS's value. An interpreter that is shown at `/var/lang` finds its own libraries by it, wherever it was built for.
-pub const LIBRARY_PATH: &str = "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib";
+pub const LIBRARY_PATH: &str =
+    "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib";
 
 /// The environment of every worker before its function's own is set (AWS's names and values where a box has the thing).
 fn base_env() -> Vec<(String, String)> {

@@ -56,7 +56,10 @@ impl Cgroups {
         };
         let Some(tree) = tree else {
             let cure = "run as root, or under systemd with Delegate=yes, or name a delegated directory in cgroup_root";
-            return Ok((Cgroups { tree: Tree::V1 { memory: None, cpu: None, pids: None, freezer: None } }, vec![("cgroup", format!("no control group can be made here: {cure}"))]));
+            return Ok((
+                Cgroups { tree: Tree::V1 { memory: None, cpu: None, pids: None, freezer: None } },
+                vec![("cgroup", format!("no control group can be made here: {cure}"))],
+            ));
         };
         tree.weigh();
         let mut missing = Missing::new();
@@ -175,7 +178,10 @@ fn find(mounts: &str, server: &str) -> Result<Option<Tree>, SandboxError> {
     let mut v1: Vec<(&str, PathBuf)> = Vec::new();
     for line in mounts.lines() {
         let mut words = line.split(' ');
-        let (Some(_), Some(dir), Some(kind), Some(options)) = (words.next(), words.next(), words.next(), words.next()) else { continue };
+        let (Some(_), Some(dir), Some(kind), Some(options)) = (words.next(), words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
         match kind {
             "cgroup2" => v2 = Some(PathBuf::from(dir)),
             "cgroup" => v1.extend(options.split(',').map(|o| (o, PathBuf::from(dir)))),

@@ -11,8 +11,8 @@ pub mod frames;
 pub mod process;
 pub mod uids;
 
-pub use channel::{Channel, ChannelError};
 pub use cgroup::{Cgroups, Group};
+pub use channel::{Channel, ChannelError};
 pub use control::Control;
 pub use process::{BoxRequest, Driver, DriverConfig, Exit, Origin, Program, Sandbox, Template};
 

@@ -200,7 +200,8 @@ impl Driver {
     /// Boots a language template: a trusted process that keeps its privilege and runs none of the user's code.
     pub async fn template(&self, program: &Program) -> Result<Template, SandboxError> {
         let (ours, theirs) = socket_pair()?;
-        let null = File::options().read(true).write(true).open("/dev/null").map_err(SandboxError::io("open /dev/null"))?;
+        let null =
+            File::options().read(true).write(true).open("/dev/null").map_err(SandboxError::io("open /dev/null"))?;
         let stderr = rustix::io::dup(rustix::stdio::stderr()).map_err(|e| SandboxError::io("dup")(e.into()))?;
         let header = |id| self.spawn_header(id, program, None);
         let fds = [theirs.as_fd(), null.as_fd(), stderr.as_fd()];
@@ -210,7 +211,11 @@ impl Driver {
     }
 
     /// Starts a box.
-    pub async fn start_box(self: &Arc<Self>, origin: Origin<'_>, request: &BoxRequest) -> Result<Sandbox, SandboxError> {
+    pub async fn start_box(
+        self: &Arc<Self>,
+        origin: Origin<'_>,
+        request: &BoxRequest,
+    ) -> Result<Sandbox, SandboxError> {
         let family = match &origin {
             Origin::Clone(Template { family: Some(family), .. }) => Some(family.clone()),
             _ => None,
@@ -218,7 +223,9 @@ impl Driver {
         let nested = family.is_some();
         let uid = match family.as_ref() {
             Some(family) => family.uid.clone(),
-            None => Arc::new(self.uids.take().ok_or_else(|| SandboxError::NoRoom("all user ids of uid_range are taken".into()))?),
+            None => Arc::new(
+                self.uids.take().ok_or_else(|| SandboxError::NoRoom("all user ids of uid_range are taken".into()))?,
+            ),
         };
         let outside = self.make_outside(request).await?;
         let cookie = match family.as_ref() {
@@ -584,4 +591,3 @@ pub async fn ready(template: &Template, limit: Duration) -> Result<String, Sandb
         Err(_) => Err(SandboxError::Failed(format!("a template was not ready after {} s", limit.as_secs()))),
     }
 }
-

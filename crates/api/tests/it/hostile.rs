@@ -19,14 +19,39 @@ async fn names() {
     let server = Server::start().await;
     let long = "a".repeat(65);
     let arn = format!("arn:aws:lambda:{}", "x".repeat(5_000));
-    for name in ["..", ".", "%2e%2e", "%2e%2e%2fetc", "%252e%252e", "a%5cb", "a%00b", "%c0%ae%c0%ae", "a%3ab", "%", "%zz", "e%CC%81", "%C3%A9", &long, &arn, ""] {
-        for (method, target) in [("POST", format!("/invoke/{name}")), ("GET", format!("/info/{name}")), ("DELETE", format!("/del/{name}")), ("GET", format!("/logs/{name}")), ("POST", format!("/v1/functions/{name}/invoke"))] {
+    for name in [
+        "..",
+        ".",
+        "%2e%2e",
+        "%2e%2e%2fetc",
+        "%252e%252e",
+        "a%5cb",
+        "a%00b",
+        "%c0%ae%c0%ae",
+        "a%3ab",
+        "%",
+        "%zz",
+        "e%CC%81",
+        "%C3%A9",
+        &long,
+        &arn,
+        "",
+    ] {
+        for (method, target) in [
+            ("POST", format!("/invoke/{name}")),
+            ("GET", format!("/info/{name}")),
+            ("DELETE", format!("/del/{name}")),
+            ("GET", format!("/logs/{name}")),
+            ("POST", format!("/v1/functions/{name}/invoke")),
+        ] {
             let reply = server.ask(method, &target, &[], b"").await;
             assert_eq!(reply.status, 400, "{target}: {}", reply.text());
             assert!(reply.json()["error"].is_string() && !reply.text().contains("/tmp"), "{target}");
         }
     }
-    for target in ["//invoke/event", "/invoke//event", "/info/a/b", "/invoke", "/", "/deploy/", "/info/event/", "/../info", "*"] {
+    for target in
+        ["//invoke/event", "/invoke//event", "/info/a/b", "/invoke", "/", "/deploy/", "/info/event/", "/../info", "*"]
+    {
         let reply = server.ask("GET", target, &[], b"").await;
         assert!((400..=405).contains(&reply.status), "{target}: {}", reply.status);
     }
@@ -88,10 +113,17 @@ async fn smuggling() {
         "X: a\0",
     ] {
         let said = server.raw(format!("{}0\r\n\r\n{smuggled}", head(framing)).as_bytes()).await;
-        assert_eq!((said.status(), said.answers(), said.closed), (400, 1, true), "{framing:?}: {}", String::from_utf8_lossy(&said.bytes));
+        assert_eq!(
+            (said.status(), said.answers(), said.closed),
+            (400, 1, true),
+            "{framing:?}: {}",
+            String::from_utf8_lossy(&said.bytes)
+        );
     }
     for whole in [
-        format!("POST /invoke/event HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"),
+        format!(
+            "POST /invoke/event HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
+        ),
         format!("GET /health HTTP/1.1\nHost: localhost\n\n{smuggled}"),
         format!("GET /health HTTP/1.1\r\nHost: localhost\n\r\n{smuggled}"),
         format!("GET /health\r\n\r\n{smuggled}"),
@@ -102,10 +134,15 @@ async fn smuggling() {
         "\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03".to_owned(),
     ] {
         let said = server.raw(whole.as_bytes()).await;
-        assert!(said.closed && said.answers() <= 1 && (said.status() == 400 || said.bytes.is_empty()), "{whole:?}: {}", String::from_utf8_lossy(&said.bytes));
+        assert!(
+            said.closed && said.answers() <= 1 && (said.status() == 400 || said.bytes.is_empty()),
+            "{whole:?}: {}",
+            String::from_utf8_lossy(&said.bytes)
+        );
     }
     for junk in ["5;x\n", "5\r\nabcd", "ffffffffffffffff1\r\n", "-1\r\n", "g\r\n", "5\r\nabcdefg\r\n", "1;\x01\nx"] {
-        let said = server.raw(format!("{}{junk}\r\n0\r\n\r\n{smuggled}", head("Transfer-Encoding: chunked")).as_bytes()).await;
+        let said =
+            server.raw(format!("{}{junk}\r\n0\r\n\r\n{smuggled}", head("Transfer-Encoding: chunked")).as_bytes()).await;
         assert!(said.answers() <= 1 && said.status() != 200, "{junk:?}: {}", String::from_utf8_lossy(&said.bytes));
     }
     assert_eq!(server.state.backend().invoked.load(Ordering::SeqCst), 0);
@@ -243,7 +280,15 @@ async fn json() {
         assert!(reply.json()["error"].as_str().unwrap().contains("not JSON"));
     }
     assert_eq!(server.ask("POST", "/invoke/event", &[], b"\"\xff\"").await.status, 400);
-    for config in [r#"{"rateLimit":1,"rateLimit":2}"#, r#"{"env":{"A":"1","A":"2"}}"#, r#"{"ratelimit":1}"#, "[]", "", "{", &nested] {
+    for config in [
+        r#"{"rateLimit":1,"rateLimit":2}"#,
+        r#"{"env":{"A":"1","A":"2"}}"#,
+        r#"{"ratelimit":1}"#,
+        "[]",
+        "",
+        "{",
+        &nested,
+    ] {
         assert_eq!(server.ask("POST", "/config/event", &[], config.as_bytes()).await.status, 400, "{config:.40}");
     }
     let bytes = server.ask("POST", "/invoke/web", &[], b"{\xff").await;
@@ -253,7 +298,16 @@ async fn json() {
 #[tokio::test]
 async fn replies_of_hostile_functions() {
     let server = Server::start().await;
-    for (path, status) in [("inject", 502), ("inject-name", 502), ("many", 502), ("status/42", 502), ("status/101", 502), ("status/999", 999), ("framing", 200), ("status/204", 204)] {
+    for (path, status) in [
+        ("inject", 502),
+        ("inject-name", 502),
+        ("many", 502),
+        ("status/42", 502),
+        ("status/101", 502),
+        ("status/999", 999),
+        ("framing", 200),
+        ("status/204", 204),
+    ] {
         let reply = server.ask("GET", &format!("/invoke/web/{path}"), &[], b"").await;
         assert_eq!(reply.status, status, "{path}");
         assert!(!reply.head.contains("Set-Cookie") && reply.header("offshoot-request-id").is_some(), "{path}");
@@ -284,7 +338,15 @@ async fn hosts_origins_and_methods() {
         ("/v1/functions", vec![("Sec-Fetch-Site", "cross-site")], 403),
         ("/info", vec![("Sec-Fetch-Site", "none")], 200),
         ("/info", vec![("X-Forwarded-Host", "evil.com"), ("X-HTTP-Method-Override", "DELETE")], 200),
-        ("/info", vec![("Upgrade", "h2c"), ("Connection", "Upgrade, HTTP2-Settings"), ("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA")], 200),
+        (
+            "/info",
+            vec![
+                ("Upgrade", "h2c"),
+                ("Connection", "Upgrade, HTTP2-Settings"),
+                ("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+            ],
+            200,
+        ),
         ("/del/event", vec![("X-HTTP-Method-Override", "DELETE")], 405),
     ] {
         let reply = server.ask("GET", target, &headers, b"").await;
@@ -294,7 +356,12 @@ async fn hosts_origins_and_methods() {
     assert_eq!((said.status(), said.closed), (400, true));
     let said = server.raw(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n").await;
     assert!((400..=405).contains(&said.status()), "{}", said.status());
-    for (method, path, allow) in [("GET", "/deploy", "POST"), ("POST", "/info", "GET, HEAD"), ("GET", "/config/event", "POST"), ("POST", "/del/event", "DELETE")] {
+    for (method, path, allow) in [
+        ("GET", "/deploy", "POST"),
+        ("POST", "/info", "GET, HEAD"),
+        ("GET", "/config/event", "POST"),
+        ("POST", "/del/event", "DELETE"),
+    ] {
         let reply = server.ask(method, path, &[], b"").await;
         assert_eq!((reply.status, reply.header("allow")), (405, Some(allow)), "{path}");
     }

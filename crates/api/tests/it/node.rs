@@ -12,8 +12,8 @@ use offshoot_api::{ApiState, Backend, Options, serve_connection};
 use offshoot_model::function::defaults;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
-    Answer, CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionError, FunctionName, HttpReply, Invocation, Limits,
-    Network, Outcome, Phases, Report, RuntimeName, SandboxKind, StartKind,
+    Answer, CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionError, FunctionName, HttpReply,
+    Invocation, Limits, Network, Outcome, Phases, Report, RuntimeName, SandboxKind, StartKind,
 };
 use offshoot_node::observe::LogEntry;
 use offshoot_node::registry::Stats;
@@ -122,14 +122,18 @@ impl Node {
             "/big" => reply(200, &[], Bytes::from(vec![b'x'; 32 << 20])),
             "/inject" => reply(200, &[("x", "a\r\nSet-Cookie: b=c")], word),
             "/inject-name" => reply(200, &[("x\r\ny", "a")], word),
-            "/framing" => reply(200, &[("Transfer-Encoding", "chunked"), ("Content-Length", "1"), ("Connection", "x")], word),
+            "/framing" => {
+                reply(200, &[("Transfer-Encoding", "chunked"), ("Content-Length", "1"), ("Connection", "x")], word)
+            }
             "/many" => reply(200, &vec![("x", "y"); 10_000], word),
             "/status/999" => reply(999, &[], word),
             "/status/42" => reply(42, &[], word),
             "/status/101" => reply(101, &[], word),
             "/status/204" => reply(204, &[("x-a", "é")], word),
             "/spoof" => reply(200, &[("Offshoot-Request-Id", "mine")], word),
-            "/fail/handler" => failed(FailureCause::Handler, r#"{"errorType":"TypeError","errorMessage":"no such thing"}"#),
+            "/fail/handler" => {
+                failed(FailureCause::Handler, r#"{"errorType":"TypeError","errorMessage":"no such thing"}"#)
+            }
             "/fail/timeout" => failed(FailureCause::Timeout, r#"{"errorMessage":"Task timed out after 3.00 seconds"}"#),
             "/fail/memory" => failed(FailureCause::OutOfMemory, "not json"),
             "/fail/init" => failed(FailureCause::Init, "{}"),
@@ -163,7 +167,8 @@ impl Backend for Node {
     }
     async fn delete(&self, name: &FunctionName) -> Result<(), Error> {
         let gone = self.functions.lock().unwrap().remove(name);
-        gone.map(|_| self.logs.remove(name)).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no function {name}")))
+        gone.map(|_| self.logs.remove(name))
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no function {name}")))
     }
     fn list(&self) -> Vec<Arc<Version>> {
         self.functions.lock().unwrap().values().cloned().collect()
@@ -313,7 +318,10 @@ pub struct Reply {
 
 impl Reply {
     pub fn parse(bytes: &[u8]) -> Reply {
-        let at = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(bytes)));
+        let at = bytes
+            .windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(bytes)));
         let head = String::from_utf8_lossy(&bytes[..at]).into_owned();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Reply { status, head, body: bytes[at + 4..].to_vec() }

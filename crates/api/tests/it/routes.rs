@@ -15,7 +15,9 @@ fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, filename, value) in parts {
         let filename = filename.map(|f| format!("; filename=\"{f}\"")).unwrap_or_default();
-        body.extend_from_slice(format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"{filename}\r\n\r\n").as_bytes());
+        body.extend_from_slice(
+            format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"{filename}\r\n\r\n").as_bytes(),
+        );
         body.extend_from_slice(value);
         body.extend_from_slice(b"\r\n");
     }
@@ -30,17 +32,28 @@ async fn a_function_lives_and_dies() {
     let body = form(&[("rateLimit", None, b"5"), ("file", Some("hello.zip"), &zip), ("timeout", None, b"1.5")]);
     let reply = server.ask("POST", "/deploy", &[FORM], &body).await;
     assert_eq!(reply.status, 201, "{reply:?}");
-    assert_eq!(reply.json(), json!({
-        "function": "hello", "status": "deployed", "revision": 1, "runtime": "nodejs20.x", "handler": "index.handler",
-        "codeSha256": "07".repeat(32), "codeBytes": 300_000,
-    }));
+    assert_eq!(
+        reply.json(),
+        json!({
+            "function": "hello", "status": "deployed", "revision": 1, "runtime": "nodejs20.x", "handler": "index.handler",
+            "codeSha256": "07".repeat(32), "codeBytes": 300_000,
+        })
+    );
     assert_eq!(server.state.backend().uploads_left(), 0);
-    let again = server.ask("POST", "/deploy", &[FORM], &form(&[("funcName", None, b"hello"), ("file", Some("x.zip"), b"z")])).await;
+    let again = server
+        .ask("POST", "/deploy", &[FORM], &form(&[("funcName", None, b"hello"), ("file", Some("x.zip"), b"z")]))
+        .await;
     assert_eq!((again.status, &again.json()["revision"]), (201, &json!(2)));
 
     let info = server.ask("GET", "/info/hello", &[], b"").await.json();
-    assert_eq!((&info["name"], &info["invokeCount"], &info["lastInvokedAt"]), (&json!("hello"), &json!(0), &Value::Null));
-    assert_eq!((&info["createdAt"], &info["updatedAt"]), (&json!("1970-01-01T00:00:00.000Z"), &json!("1970-01-01T00:00:01.000Z")));
+    assert_eq!(
+        (&info["name"], &info["invokeCount"], &info["lastInvokedAt"]),
+        (&json!("hello"), &json!(0), &Value::Null)
+    );
+    assert_eq!(
+        (&info["createdAt"], &info["updatedAt"]),
+        (&json!("1970-01-01T00:00:00.000Z"), &json!("1970-01-01T00:00:01.000Z"))
+    );
     assert_eq!((&info["memory"], &info["maxConcurrency"], &info["codeBytes"]), (&json!(128), &json!(1), &json!(1)));
     let all = server.ask("GET", "/info", &[], b"").await.json();
     assert_eq!((&all["count"], all["functions"].as_array().unwrap().len()), (&json!(3), 3));
@@ -48,7 +61,13 @@ async fn a_function_lives_and_dies() {
     let config = server.ask("POST", "/config/hello", &[], br#"{"rateLimit":9,"timeout":2000}"#).await;
     assert_eq!((config.status, &config.json()["rateLimit"], &config.json()["timeout"]), (200, &json!(9), &json!(2000)));
     assert_eq!(server.ask("DELETE", "/del/hello", &[], b"").await.status, 204);
-    for (method, path) in [("DELETE", "/del/hello"), ("GET", "/info/hello"), ("POST", "/config/hello"), ("POST", "/invoke/hello"), ("GET", "/logs/hello")] {
+    for (method, path) in [
+        ("DELETE", "/del/hello"),
+        ("GET", "/info/hello"),
+        ("POST", "/config/hello"),
+        ("POST", "/invoke/hello"),
+        ("GET", "/logs/hello"),
+    ] {
         let body: &[u8] = if path.starts_with("/config") { b"{}" } else { b"" };
         let reply = server.ask(method, path, &[], body).await;
         assert_eq!((reply.status, reply.json()), (404, json!({"error": "Function not found!"})), "{path}");
@@ -78,7 +97,10 @@ async fn deployments_that_cannot_be() {
     ];
     for (body, message) in cases {
         let reply = server.ask("POST", "/deploy", &[FORM], &body).await;
-        assert!([400, 413].contains(&reply.status) && (reply.text().contains(message) || reply.status == 413), "{message}: {reply:?}");
+        assert!(
+            [400, 413].contains(&reply.status) && (reply.text().contains(message) || reply.status == 413),
+            "{message}: {reply:?}"
+        );
         assert_eq!(server.state.backend().uploads_left(), 0, "{message}");
     }
     let reply = server.ask("POST", "/deploy", &[("Content-Type", "application/zip")], b"z").await;
@@ -95,7 +117,12 @@ async fn an_upload_that_is_given_up_leaves_nothing() {
     let server = Server::start().await;
     let body = form(&[("file", Some("hello.zip"), &vec![0; 500_000])]);
     let mut io = server.connect().await;
-    let head = format!("POST /deploy HTTP/1.1\r\nHost: localhost\r\n{}: {}\r\nContent-Length: {}\r\n\r\n", FORM.0, FORM.1, body.len());
+    let head = format!(
+        "POST /deploy HTTP/1.1\r\nHost: localhost\r\n{}: {}\r\nContent-Length: {}\r\n\r\n",
+        FORM.0,
+        FORM.1,
+        body.len()
+    );
     io.write_all(head.as_bytes()).await.unwrap();
     io.write_all(&body[..400_000]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -128,7 +155,10 @@ async fn requests_reach_the_function_whole() {
     let said = server.ask("PUT", "/invoke/web/a%2Fb/c?x=1&y=%20", &headers, b"\x00bytes").await;
     let at = said.text().find('{').unwrap_or(0);
     let seen: Value = serde_json::from_slice(&said.body[at..]).unwrap();
-    assert_eq!((&seen["method"], &seen["path"], &seen["query"]), (&json!("PUT"), &json!("/a%2Fb/c"), &json!("x=1&y=%20")));
+    assert_eq!(
+        (&seen["method"], &seen["path"], &seen["query"]),
+        (&json!("PUT"), &json!("/a%2Fb/c"), &json!("x=1&y=%20"))
+    );
     assert_eq!((&seen["body"], &seen["headers"]), (&json!("\0bytes"), &json!([["host", "localhost"], ["x-a", "1"]])));
     for method in ["GET", "DELETE", "PATCH", "OPTIONS", "HEAD"] {
         let reply = server.ask(method, "/invoke/web", &[], b"").await;
@@ -151,12 +181,21 @@ async fn failures_have_their_own_status() {
     ] {
         let reply = server.ask("POST", &format!("/invoke/web/fail/{path}"), &[], b"").await;
         let body = reply.json();
-        assert_eq!((reply.status, &body["errorType"], &body["error"]), (status, &json!(kind), &json!(message)), "{path}");
+        assert_eq!(
+            (reply.status, &body["errorType"], &body["error"]),
+            (status, &json!(kind), &json!(message)),
+            "{path}"
+        );
         assert_eq!(body["requestId"].as_str(), reply.header("offshoot-request-id"));
     }
-    for (path, sentence) in [("rate", "Rate limit exceeded. Please try again later."), ("busy", "all 3 instances are busy")] {
+    for (path, sentence) in
+        [("rate", "Rate limit exceeded. Please try again later."), ("busy", "all 3 instances are busy")]
+    {
         let reply = server.ask("POST", &format!("/invoke/web/fail/{path}"), &[], b"").await;
-        assert_eq!((reply.status, reply.json(), reply.header("retry-after")), (429, json!({"error": sentence}), Some("1")));
+        assert_eq!(
+            (reply.status, reply.json(), reply.header("retry-after")),
+            (429, json!({"error": sentence}), Some("1"))
+        );
         assert!(reply.header("offshoot-request-id").is_some());
     }
     let reply = server.ask("POST", "/invoke/web/panic", &[], b"").await;
@@ -173,15 +212,25 @@ async fn native_invocations_carry_their_account() {
     assert_eq!(reply.header("offshoot-timing"), Some("queue=0.000;start=0.000;init=0.000;run=0.900;total=0.000"));
     assert_eq!(reply.header("offshoot-memory"), Some("42991616/134217728"));
     assert_eq!((reply.header("offshoot-log"), reply.header("offshoot-start")), (Some("RU5ECg=="), Some("clone")));
-    let headers = [("Offshoot-Method", "PATCH"), ("Offshoot-Path", "/p"), ("Offshoot-Query", "q=1"), ("Offshoot-Header-X-A", "1"), ("Content-Type", "text/plain")];
+    let headers = [
+        ("Offshoot-Method", "PATCH"),
+        ("Offshoot-Path", "/p"),
+        ("Offshoot-Query", "q=1"),
+        ("Offshoot-Header-X-A", "1"),
+        ("Content-Type", "text/plain"),
+    ];
     let reply = server.ask("POST", "/v1/functions/web/invoke", &headers, b"hi").await;
     let seen = reply.json();
-    assert_eq!((&seen["method"], &seen["path"], &seen["query"], &seen["body"]), (&json!("PATCH"), &json!("/p"), &json!("q=1"), &json!("hi")));
+    assert_eq!(
+        (&seen["method"], &seen["path"], &seen["query"], &seen["body"]),
+        (&json!("PATCH"), &json!("/p"), &json!("q=1"), &json!("hi"))
+    );
     assert_eq!(seen["headers"], json!([["x-a", "1"], ["content-type", "text/plain"]]));
     assert_eq!(reply.header("offshoot-status"), Some("200"));
     assert_eq!(reply.header("offshoot-reply-headers"), Some(r#"[["content-type","application/json"]]"#));
     for (path, cause) in [("handler", "handler"), ("timeout", "timeout"), ("memory", "out-of-memory")] {
-        let reply = server.ask("POST", "/v1/functions/web/invoke", &[("Offshoot-Path", &format!("/fail/{path}"))], b"").await;
+        let reply =
+            server.ask("POST", "/v1/functions/web/invoke", &[("Offshoot-Path", &format!("/fail/{path}"))], b"").await;
         assert_eq!((reply.status, reply.header("offshoot-function-error")), (200, Some(cause)));
     }
     let odd = server.ask("POST", "/v1/functions/web/invoke", &[("Offshoot-Path", "/inject")], b"").await;
@@ -248,10 +297,14 @@ async fn health_is_open_and_the_rest_wants_the_token() {
         assert_eq!((reply.status, reply.header("www-authenticate")), (401, Some("Bearer")), "{path}");
         assert_ne!(server.ask("GET", path, &[("X-API-Key", "secret")], b"").await.status, 401, "{path}");
     }
-    let seen = server.ask("GET", "/invoke/web", &[("Authorization", "Bearer secret"), ("X-API-Key", "theirs")], b"").await;
+    let seen =
+        server.ask("GET", "/invoke/web", &[("Authorization", "Bearer secret"), ("X-API-Key", "theirs")], b"").await;
     assert!(!seen.text().contains("secret") && seen.text().contains("theirs"), "{}", seen.text());
     let metrics = server.ask("GET", "/metrics", &[("Authorization", "Bearer secret")], b"").await;
-    assert!(metrics.text().contains("offshoot_build_info") && metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(
+        metrics.text().contains("offshoot_build_info")
+            && metrics.header("content-type").unwrap().starts_with("application/openmetrics-text")
+    );
     assert_eq!(server.ask("POST", "/health", &[], b"").await.status, 405);
 }
 
@@ -261,7 +314,10 @@ async fn a_connection_is_used_again_and_drained() {
     let mut io = server.connect().await;
     let mut block = [0u8; 4096];
     for _ in 0..3 {
-        for request in ["POST /invoke/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        for request in [
+            "POST /invoke/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1",
+            "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ] {
             io.write_all(request.as_bytes()).await.unwrap();
             let n = io.read(&mut block).await.unwrap();
             assert!(block[..n].starts_with(b"HTTP/1.1 200 OK\r\n"));

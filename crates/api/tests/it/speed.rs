@@ -21,7 +21,8 @@ impl Body for Whole {
     type Data = Bytes;
     type Error = Infallible;
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>,
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
         let bytes = std::mem::take(&mut self.0);
         std::task::Poll::Ready((!bytes.is_empty()).then(|| Ok(hyper::body::Frame::data(bytes))))
@@ -60,7 +61,9 @@ async fn bare() -> SocketAddr {
 fn measure(address: SocketAddr, target: &str) -> (Duration, Duration) {
     let mut io = TcpStream::connect(address).unwrap();
     io.set_nodelay(true).unwrap();
-    let request = format!("POST {target} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nUser-Agent: speed\r\nContent-Length: 16\r\n\r\n{{\"name\":\"World\"}}");
+    let request = format!(
+        "POST {target} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nUser-Agent: speed\r\nContent-Length: 16\r\n\r\n{{\"name\":\"World\"}}"
+    );
     let mut block = [0u8; 4096];
     let mut times: Vec<Duration> = (0..ROUNDS)
         .map(|_| {

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
-    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Outcome, Phases, Report, RequestId, StartKind,
+    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Outcome, Phases, Report, RequestId,
+    StartKind,
 };
 use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
@@ -118,7 +119,10 @@ impl Invoker {
             self.shared.metrics.throttled(Throttle::Rate);
             Error::new(
                 ErrorKind::Throttled,
-                format!("rate limit exceeded: {} takes {} invocations per second; try again later", version.config.name, version.config.rate_limit),
+                format!(
+                    "rate limit exceeded: {} takes {} invocations per second; try again later",
+                    version.config.name, version.config.rate_limit
+                ),
             )
         })
     }
@@ -135,7 +139,10 @@ impl Invoker {
                 self.shared.metrics.throttled(Throttle::ServerConcurrency);
                 Err(Error::new(
                     ErrorKind::Throttled,
-                    format!("the server runs {} invocations, its limit: retry later, or raise limits.concurrency", self.shared.limits.concurrency),
+                    format!(
+                        "the server runs {} invocations, its limit: retry later, or raise limits.concurrency",
+                        self.shared.limits.concurrency
+                    ),
                 ))
             }
         }
@@ -169,8 +176,12 @@ impl Invoker {
             Err(Refusal::Init(failure)) => {
                 let InitFailure { error, printed, .. } = *failure;
                 let printed = String::from_utf8_lossy(&printed).into_owned();
-                let said = if printed.is_empty() { String::new() } else { format!(" (it printed: {})", printed.trim_end()) };
-                Err(Error::new(ErrorKind::InvalidInput, format!("{name} could not be initialised: {}{said}", error.body)))
+                let said =
+                    if printed.is_empty() { String::new() } else { format!(" (it printed: {})", printed.trim_end()) };
+                Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("{name} could not be initialised: {}{said}", error.body),
+                ))
             }
         }
     }
@@ -205,7 +216,12 @@ struct Got {
 }
 
 impl Invoker {
-    async fn serve(&self, mut pool: Arc<Pool>, invocation: Invocation<Bytes>, arrived: Instant) -> Result<Outcome<Bytes>, Error> {
+    async fn serve(
+        &self,
+        mut pool: Arc<Pool>,
+        invocation: Invocation<Bytes>,
+        arrived: Instant,
+    ) -> Result<Outcome<Bytes>, Error> {
         for _ in 0..TRIES {
             let lease = match pool.lease().await {
                 Ok(lease) => lease,
@@ -226,11 +242,20 @@ impl Invoker {
                 return Ok(outcome);
             }
         }
-        Err(Error::new(ErrorKind::StartFailed, "instance after instance died before it could be called: see the server's log"))
+        Err(Error::new(
+            ErrorKind::StartFailed,
+            "instance after instance died before it could be called: see the server's log",
+        ))
     }
 
     /// One call on one instance. `None`: the instance died before it was told anything; take another.
-    async fn call(&self, pool: &Arc<Pool>, mut lease: Lease, invocation: &Invocation<Bytes>, arrived: Instant) -> Option<Outcome<Bytes>> {
+    async fn call(
+        &self,
+        pool: &Arc<Pool>,
+        mut lease: Lease,
+        invocation: &Invocation<Bytes>,
+        arrived: Instant,
+    ) -> Option<Outcome<Bytes>> {
         let config = &pool.version.config;
         let waited = arrived.elapsed();
         let first = lease.first;
@@ -318,7 +343,13 @@ impl Invoker {
         outcome
     }
 
-    fn init_failed(&self, pool: &Arc<Pool>, invocation: &Invocation<Bytes>, failure: InitFailure, arrived: Instant) -> Outcome<Bytes> {
+    fn init_failed(
+        &self,
+        pool: &Arc<Pool>,
+        invocation: &Invocation<Bytes>,
+        failure: InitFailure,
+        arrived: Instant,
+    ) -> Outcome<Bytes> {
         let config = &pool.version.config;
         let InitFailure { error, kind, runtime, start, init, printed } = failure;
         let id = &invocation.id;
@@ -361,9 +392,10 @@ fn broken(id: &RequestId, breach: Breach, limit: u64) -> (FailureCause, String) 
             let cause = FailureCause::ReplyTooLarge;
             (cause, crate::pool::error_json(cause.error_type(), &message))
         }
-        Breach::Protocol(why) => {
-            (FailureCause::Protocol, failure(id, FailureCause::Protocol, &format!("the worker broke its protocol: {why}")))
-        }
+        Breach::Protocol(why) => (
+            FailureCause::Protocol,
+            failure(id, FailureCause::Protocol, &format!("the worker broke its protocol: {why}")),
+        ),
     }
 }
 

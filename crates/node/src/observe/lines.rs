@@ -253,7 +253,8 @@ mod tests {
     #[test]
     fn lines_round_trip() {
         for text in ["", "a\"b\\c", "tab\there", "日本"] {
-            let entry = LogEntry { time_ms: 7, request_id: Some(Arc::from("x-1")), stream: Stream::Stderr, text: text.into() };
+            let entry =
+                LogEntry { time_ms: 7, request_id: Some(Arc::from("x-1")), stream: Stream::Stderr, text: text.into() };
             let mut out = Vec::new();
             entry.encode(&mut out);
             assert_eq!(LogEntry::decode(&out), Some(entry));
@@ -269,7 +270,9 @@ mod tests {
         let id = id();
         assert_eq!(start_line(&id), format!("START RequestId: {id} Version: $LATEST"));
         assert_eq!(end_line(&id), format!("END RequestId: {id}"));
-        let stem = format!("REPORT RequestId: {id}\tDuration: 1.92 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\tMax Memory Used: 41 MB\t");
+        let stem = format!(
+            "REPORT RequestId: {id}\tDuration: 1.92 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\tMax Memory Used: 41 MB\t"
+        );
         assert_eq!(report_line(&id, StartKind::Clone, &phases, &report), format!("{stem}Init Duration: 88.10 ms\t"));
         assert_eq!(report_line(&id, StartKind::Warm, &phases, &report), stem);
         assert_eq!(

@@ -118,8 +118,10 @@ impl LogStore {
             open_files: AtomicUsize::new(0),
         });
         let on_thread = Arc::clone(&shared);
-        let writer =
-            std::thread::Builder::new().name("log-writer".into()).spawn(move || on_thread.write_batches()).map_err(failed)?;
+        let writer = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || on_thread.write_batches())
+            .map_err(failed)?;
         Ok(LogStore { shared, writer: Some(writer) })
     }
 
@@ -185,7 +187,8 @@ impl LogStore {
 
     /// Carries everything that is waiting to the disk, and returns when it is there.
     pub fn flush(&self) {
-        let logs: Vec<_> = self.shared.functions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let logs: Vec<_> =
+            self.shared.functions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for log in logs {
             self.shared.write_out(&log, &mut lock(&log.disk), false);
         }
@@ -209,7 +212,12 @@ impl Drop for LogStore {
 
 impl FunctionLog {
     fn new(name: &FunctionName) -> Self {
-        FunctionLog { name: name.clone(), pending: Mutex::default(), disk: Mutex::default(), followers: OnceLock::new() }
+        FunctionLog {
+            name: name.clone(),
+            pending: Mutex::default(),
+            disk: Mutex::default(),
+            followers: OnceLock::new(),
+        }
     }
 
     /// Call with `pending` held: that is what keeps the order.
@@ -277,7 +285,8 @@ impl Shared {
     fn write_batches(&self) {
         loop {
             let dirty = lock(&self.dirty);
-            let dirty = self.wake.wait_while(dirty, |d| d.logs.is_empty() && !d.stop).unwrap_or_else(PoisonError::into_inner);
+            let dirty =
+                self.wake.wait_while(dirty, |d| d.logs.is_empty() && !d.stop).unwrap_or_else(PoisonError::into_inner);
             let grown = self.wake.wait_timeout_while(dirty, BATCH, |d| !d.urgent && !d.stop);
             let mut dirty = grown.unwrap_or_else(PoisonError::into_inner).0;
             let logs = std::mem::take(&mut dirty.logs);
@@ -327,7 +336,8 @@ impl Shared {
     /// Writes whole lines, starting a new generation whenever the present one is full.
     fn write_rotating(&self, name: &FunctionName, disk: &mut Disk, mut batch: &[u8]) -> io::Result<()> {
         while !batch.is_empty() {
-            let room = usize::try_from(self.generation.saturating_sub(self.open_current(name, disk)?)).unwrap_or(usize::MAX);
+            let room =
+                usize::try_from(self.generation.saturating_sub(self.open_current(name, disk)?)).unwrap_or(usize::MAX);
             let fits = batch.len().min(room);
             let whole = if fits == batch.len() { fits } else { line_end(&batch[..fits], batch) };
             let piece = match (whole, disk.size) {
@@ -449,7 +459,10 @@ mod tests {
         let f = name("f");
         store.append(&f, &[entry(1, "a", "one"), entry(2, "b", "two\x1b[0m"), entry(3, "a", "three")]);
         assert_eq!(texts(&store.read(&f, &LogQuery::default())), ["one", "two\\x1b[0m", "three"]);
-        assert_eq!(texts(&store.read(&f, &LogQuery { since_ms: Some(2), ..Default::default() })), ["two\\x1b[0m", "three"]);
+        assert_eq!(
+            texts(&store.read(&f, &LogQuery { since_ms: Some(2), ..Default::default() })),
+            ["two\\x1b[0m", "three"]
+        );
         let of_a = LogQuery { request_id: Some("a".into()), ..Default::default() };
         assert_eq!(texts(&store.read(&f, &of_a)), ["one", "three"]);
         assert_eq!(texts(&store.read(&f, &LogQuery { limit: Some(1), ..Default::default() })), ["three"]);
@@ -531,7 +544,10 @@ mod tests {
         }
         assert_eq!(times, (0..500).collect::<Vec<_>>());
         store.remove(&f);
-        assert!(matches!(receiver.try_recv(), Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)));
+        assert!(matches!(
+            receiver.try_recv(),
+            Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
+        ));
         assert!(store.read(&f, &LogQuery::default()).is_empty());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

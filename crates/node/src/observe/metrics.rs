@@ -369,7 +369,12 @@ impl prometheus_client::collector::Collector for Process {
         if let Some(seconds) = cpu_seconds() {
             let help = "User and system CPU time of the server";
             let kind = prometheus_client::metrics::MetricType::Counter;
-            ConstCounter::new(seconds).encode(encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), kind)?)?;
+            ConstCounter::new(seconds).encode(encoder.encode_descriptor(
+                "process_cpu",
+                help,
+                Some(&Unit::Seconds),
+                kind,
+            )?)?;
         }
         Ok(())
     }

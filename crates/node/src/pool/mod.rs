@@ -22,9 +22,9 @@ use crate::registry::{Registry, Version};
 use crate::runtime::RuntimeTable;
 use crate::templates::Templates;
 use instance::Instance;
+use policy::{PoolView, Predictor};
 pub use start::arn;
 pub(crate) use start::error_json;
-use policy::{PoolView, Predictor};
 
 /// How a node runs its instances; the server's settings.
 #[derive(Debug, Clone)]
@@ -429,7 +429,8 @@ impl Pool {
                     drop(inner);
                     instance.kill();
                 } else {
-                    let entry = Entry { instance: instance.clone(), active: 0, idle_since: Instant::now(), frozen: false };
+                    let entry =
+                        Entry { instance: instance.clone(), active: 0, idle_since: Instant::now(), frozen: false };
                     inner.all.insert(instance.id, entry);
                     inner.open.push(instance);
                     self.serve_waiting(inner);

@@ -81,7 +81,10 @@ struct Loaded {
 
 impl Pool {
     /// Starts one instance. The permit is let go early when initialisation takes long.
-    pub(super) async fn start_one(self: &Arc<Self>, permit: Option<SemaphorePermit<'_>>) -> Result<Arc<Instance>, Refusal> {
+    pub(super) async fn start_one(
+        self: &Arc<Self>,
+        permit: Option<SemaphorePermit<'_>>,
+    ) -> Result<Arc<Instance>, Refusal> {
         self.room()?;
         self.shared.runtimes.ready().await;
         let began = Instant::now();
@@ -225,7 +228,13 @@ impl Pool {
     }
 
     /// Tells the worker what to load, and waits until it has.
-    async fn load(self: &Arc<Self>, mut sandbox: Sandbox, kind: StartKind, start: Duration, snapshot: bool) -> Result<Loaded, Refusal> {
+    async fn load(
+        self: &Arc<Self>,
+        mut sandbox: Sandbox,
+        kind: StartKind,
+        start: Duration,
+        snapshot: bool,
+    ) -> Result<Loaded, Refusal> {
         let began = Instant::now();
         let limit = Duration::from_millis(self.shared.limits.init_ms);
         let runtime = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual.name;
@@ -263,9 +272,16 @@ impl Pool {
                 }
                 Ok(Said::InitError) => failure(FailureCause::Init, text(frame.body)),
                 Ok(Said::BoxError { error }) => Refusal::Platform(
-                    Error::new(ErrorKind::StartFailed, "the box could not be made: see the server's log, and run offshoot doctor").caused_by(error),
+                    Error::new(
+                        ErrorKind::StartFailed,
+                        "the box could not be made: see the server's log, and run offshoot doctor",
+                    )
+                    .caused_by(error),
                 ),
-                _ => failure(FailureCause::Protocol, error_json("Runtime.ProtocolError", "the worker said something else than 'ready'")),
+                _ => failure(
+                    FailureCause::Protocol,
+                    error_json("Runtime.ProtocolError", "the worker said something else than 'ready'"),
+                ),
             },
             Ok(Err(error)) => match breach_of(&sandbox.process, error).await {
                 Breach::Ended(end) => {
@@ -343,7 +359,8 @@ impl Pool {
                 log_stream: log_stream.clone(),
             },
         };
-        let mut value = serde_json::to_value(&load).map_err(|e| Error::new(ErrorKind::Internal, "a frame").caused_by(e))?;
+        let mut value =
+            serde_json::to_value(&load).map_err(|e| Error::new(ErrorKind::Internal, "a frame").caused_by(e))?;
         // An object, not a list of pairs, is what workers expect of an environment.
         let pairs = load.env.iter().map(|(k, v)| ((*k).to_owned(), serde_json::Value::from(*v))).collect();
         value["env"] = serde_json::Value::Object(pairs);

@@ -75,7 +75,10 @@ impl LogTap {
             self.flush_line(&mut state, which);
         }
         if state.dropped > 0 {
-            let text = format!("offshoot: {} more bytes of this invocation's log were dropped: the limit is {} bytes", state.dropped, self.limit);
+            let text = format!(
+                "offshoot: {} more bytes of this invocation's log were dropped: the limit is {} bytes",
+                state.dropped, self.limit
+            );
             self.emit(&mut state, text, Stream::Platform);
         }
         for line in last {

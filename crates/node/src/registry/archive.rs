@@ -167,7 +167,8 @@ fn read_target(second: &mut ZipArchive<BufReader<File>>, i: usize, entry: &Entry
 
 /// Makes the links when everything else is there, and has the kernel follow each one within the tree.
 fn make_links(tree: &Tree, nodes: &[Node]) -> Result<(), Error> {
-    let links = || nodes.iter().filter_map(|n| if let Node::Link { path, target } = n { Some((path, target)) } else { None });
+    let links =
+        || nodes.iter().filter_map(|n| if let Node::Link { path, target } = n { Some((path, target)) } else { None });
     for (path, target) in links() {
         if !stays_by_text(path, target) {
             return Err(bad(format!("illegal link: '{}' leads out of the archive", path.escape_debug())));
@@ -176,7 +177,10 @@ fn make_links(tree: &Tree, nodes: &[Node]) -> Result<(), Error> {
     }
     for (path, _) in links() {
         if !tree.link_stays(path).map_err(disk_error)? {
-            return Err(bad(format!("illegal link: '{}' leads out of the archive or in a circle", path.escape_debug())));
+            return Err(bad(format!(
+                "illegal link: '{}' leads out of the archive or in a circle",
+                path.escape_debug()
+            )));
         }
     }
     Ok(())

@@ -96,14 +96,15 @@ impl CodeStore {
         }
         let (fresh, tree) = self.fresh()?;
         let unpacked = archive::unpack(&file, &tree, &self.limits)?;
-        let manifest = Manifest { format: FORMAT, archive_bytes: size, stripped: unpacked.stripped, nodes: unpacked.nodes };
+        let manifest =
+            Manifest { format: FORMAT, archive_bytes: size, stripped: unpacked.stripped, nodes: unpacked.nodes };
         Ok(Staged { store: self, digest, manifest, fresh: Some(fresh), replaces: present, _pin: pin })
     }
 
     /// The manifest of stored code.
     pub fn manifest(&self, digest: &CodeDigest) -> Result<Manifest, Error> {
-        let bytes =
-            fs::read(self.manifest_path(digest)).map_err(|e| corrupt(digest, "its manifest cannot be read").caused_by(e))?;
+        let bytes = fs::read(self.manifest_path(digest))
+            .map_err(|e| corrupt(digest, "its manifest cannot be read").caused_by(e))?;
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| corrupt(digest, "its manifest is damaged").caused_by(e))?;
         if manifest.format == FORMAT {
@@ -179,7 +180,8 @@ impl CodeStore {
 
     /// Removes in the background what was unfinished when this process started; new names are random and never among them.
     fn clear_unfinished(&self) -> Result<(), Error> {
-        let left: Vec<PathBuf> = fs::read_dir(&self.tmp).map_err(disk_error)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        let left: Vec<PathBuf> =
+            fs::read_dir(&self.tmp).map_err(disk_error)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
         if left.is_empty() {
             return Ok(());
         }

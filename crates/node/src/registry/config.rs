@@ -33,7 +33,10 @@ pub(super) fn for_deploy(
     };
     let found = detect::detect(tree, stripped, said, runtimes)?;
     let base = old.cloned().unwrap_or_else(|| fresh(name, &found));
-    Ok(over(settings, FunctionConfig { runtime: found.runtime, handler: found.handler, convention: found.convention, ..base }))
+    Ok(over(
+        settings,
+        FunctionConfig { runtime: found.runtime, handler: found.handler, convention: found.convention, ..base },
+    ))
 }
 
 /// The configuration after a change of settings. The code is looked at (`code` opens it) only if runtime or handler change.

@@ -114,7 +114,9 @@ fn typescript(tree: &Tree, handler: &str) -> Option<String> {
 
 /// Refuses a TypeScript handler for a Node.js that would not run it. (Types are stripped by default from 22.18 and 23.6.)
 fn check_typescript(tree: &Tree, handler: &str, runtime: &Installed) -> Result<(), Error> {
-    let Some(file) = typescript(tree, handler).filter(|_| runtime.name.language == Language::Node) else { return Ok(()) };
+    let Some(file) = typescript(tree, handler).filter(|_| runtime.name.language == Language::Node) else {
+        return Ok(());
+    };
     let mut numbers = runtime.version.split('.').map(|n| n.parse::<u16>().unwrap_or(0));
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if major >= 24 || (major == 23 && minor >= 6) || (major == 22 && minor >= 18) {
@@ -129,7 +131,12 @@ fn check_typescript(tree: &Tree, handler: &str, runtime: &Installed) -> Result<(
 }
 
 /// A handler that was given: its language if that was not, and its text without the folder that was left out.
-fn given(tree: &Tree, stripped: Option<&str>, handler: &str, language: Option<Language>) -> Result<(Language, String), Error> {
+fn given(
+    tree: &Tree,
+    stripped: Option<&str>,
+    handler: &str,
+    language: Option<Language>,
+) -> Result<(Language, String), Error> {
     let inner = stripped.and_then(|folder| handler.strip_prefix(folder)?.strip_prefix('/'));
     let languages = language.as_slice();
     let languages = if languages.is_empty() { Language::ALL } else { languages };
@@ -170,7 +177,9 @@ fn search(tree: &Tree, language: Option<Language>) -> Result<(Language, String),
             let advice = match language {
                 Some(Language::Node) => "add index.js with exports.handler",
                 Some(Language::Python) => "add lambda_function.py with def lambda_handler(event, context)",
-                None => "add index.js with exports.handler, or lambda_function.py with def lambda_handler(event, context)",
+                None => {
+                    "add index.js with exports.handler, or lambda_function.py with def lambda_handler(event, context)"
+                }
             };
             let root = at_the_root(tree);
             let message = format!("no handler was found: {root}; {advice}, or name the handler as file.export");
@@ -228,7 +237,12 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        detect(&Tree::open(dir.path()).unwrap(), Some("folder"), said, &table(&["nodejs20.x", "nodejs22.x", "python3.11"]))
+        detect(
+            &Tree::open(dir.path()).unwrap(),
+            Some("folder"),
+            said,
+            &table(&["nodejs20.x", "nodejs22.x", "python3.11"]),
+        )
     }
 
     fn handler_of(files: &[&str]) -> (String, String) {
@@ -291,9 +305,11 @@ mod tests {
         }
         let nested = found(&both, Said { handler: Some("index.api.get"), ..Said::default() }).unwrap();
         assert_eq!((nested.handler.as_str(), nested.runtime.language), ("index.api.get", Language::Node));
-        for other in
-            [("lib/index.js", "lib.run"), ("native.cpython-311-x86_64-linux-gnu.so", "native.run"), ("old.pyc", "old.run")]
-        {
+        for other in [
+            ("lib/index.js", "lib.run"),
+            ("native.cpython-311-x86_64-linux-gnu.so", "native.run"),
+            ("old.pyc", "old.run"),
+        ] {
             assert!(found(&[(other.0, "")], Said { handler: Some(other.1), ..Said::default() }).is_ok(), "{other:?}");
         }
         let error = found(&both, Said { handler: Some("nope.handler"), ..Said::default() }).unwrap_err();

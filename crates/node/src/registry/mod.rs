@@ -171,8 +171,10 @@ impl Registry {
     pub async fn deploy(self: &Arc<Self>, request: DeployRequest) -> Result<Arc<Version>, Error> {
         let turn = self.turn_of(request.name.clone()).lock_owned().await;
         // After the name's turn, so that many deployments of one name do not keep the others from unpacking.
-        let room =
-            Arc::clone(&self.unpacking).acquire_owned().await.map_err(|e| internal("deployments have ended").caused_by(e))?;
+        let room = Arc::clone(&self.unpacking)
+            .acquire_owned()
+            .await
+            .map_err(|e| internal("deployments have ended").caused_by(e))?;
         self.blocking(move |this| {
             let _held = (turn, room); // given up when the work is done, not when the caller stops waiting
             this.deploy_now(&request)
@@ -240,8 +242,10 @@ impl Registry {
             })
             .collect();
         self.store.count(&counts)?;
-        *flushed =
-            versions.iter().map(|v| (v.config.name.clone(), flushed.get(&v.config.name).copied().unwrap_or_default())).collect();
+        *flushed = versions
+            .iter()
+            .map(|v| (v.config.name.clone(), flushed.get(&v.config.name).copied().unwrap_or_default()))
+            .collect();
         flushed.extend(moved.into_iter().map(|(v, now)| (v.config.name.clone(), now)));
         Ok(())
     }
@@ -275,7 +279,8 @@ impl Registry {
 
     fn configure_now(&self, name: &FunctionName, settings: &Settings) -> Result<Arc<Version>, Error> {
         let before = self.require(name)?;
-        let code = || -> Result<_, Error> { Ok((self.code.tree(&before.code)?, self.code.manifest(&before.code)?.stripped)) };
+        let code =
+            || -> Result<_, Error> { Ok((self.code.tree(&before.code)?, self.code.manifest(&before.code)?.stripped)) };
         let config = config::for_change(settings, &before.config, code, &self.runtimes)?;
         config.validate(&self.limits)?;
         if config == before.config {
@@ -389,9 +394,11 @@ fn version_of(stored: Stored) -> Version {
 
 /// One server per data directory: a second one would throw away what the first is unpacking.
 fn lock_directory(data_dir: &Path) -> Result<File, Error> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock")).map_err(disk_error)?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock")).map_err(disk_error)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
-        let message = "another Offshoot server uses this data directory: stop it, or give this one a directory of its own";
+        let message =
+            "another Offshoot server uses this data directory: stop it, or give this one a directory of its own";
         Error::new(ErrorKind::Store, message).caused_by(e)
     })?;
     Ok(file)

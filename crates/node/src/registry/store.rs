@@ -80,7 +80,8 @@ impl Store {
         // SQLite gives its side files the mode of this one. Environments of functions are in it.
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
         file.map_err(|e| {
-            Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) cannot be opened").caused_by(e)
+            Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) cannot be opened")
+                .caused_by(e)
         })?;
         let mut connection = Connection::open(path).map_err(failed)?;
         set_up(&connection)?;
@@ -143,8 +144,7 @@ impl Store {
     fn change<T>(&self, work: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T, Error> {
         let mut connection = self.lock();
         if self.broken.load(Ordering::Relaxed) {
-            let message =
-                "the registry's store could not be written and takes no more changes: check the disk, then restart the server";
+            let message = "the registry's store could not be written and takes no more changes: check the disk, then restart the server";
             return Err(Error::new(ErrorKind::Store, message));
         }
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate);
@@ -176,7 +176,8 @@ fn set_up(connection: &Connection) -> Result<(), Error> {
     let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |r| r.get(0)).map_err(failed)?;
     if mode != "wal" || synchronous != 2 {
         let found = format!("journal_mode {mode}, synchronous {synchronous}");
-        let message = "the data directory lies on a file system that cannot keep the registry durable: put it on a local disk";
+        let message =
+            "the data directory lies on a file system that cannot keep the registry durable: put it on a local disk";
         return Err(Error::new(ErrorKind::Store, message).caused_by(found));
     }
     Ok(())
@@ -265,10 +266,11 @@ fn damaged(what: &str) -> Error {
 fn failed(e: rusqlite::Error) -> Error {
     match e.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(&e.to_string()),
-        Some(ErrorCode::DiskFull) => {
-            Error::new(ErrorKind::Store, "the registry's store cannot be written: the disk is full; free some room and try again")
-                .caused_by(e)
-        }
+        Some(ErrorCode::DiskFull) => Error::new(
+            ErrorKind::Store,
+            "the registry's store cannot be written: the disk is full; free some room and try again",
+        )
+        .caused_by(e),
         _ if matches!(
             e,
             rusqlite::Error::FromSqlConversionFailure(..)
@@ -278,10 +280,11 @@ fn failed(e: rusqlite::Error) -> Error {
         {
             damaged(&e.to_string())
         }
-        _ => {
-            Error::new(ErrorKind::Store, "the registry's store (registry.db in the data directory) failed: see the server's log")
-                .caused_by(e)
-        }
+        _ => Error::new(
+            ErrorKind::Store,
+            "the registry's store (registry.db in the data directory) failed: see the server's log",
+        )
+        .caused_by(e),
     }
 }
 

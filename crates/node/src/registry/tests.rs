@@ -65,7 +65,10 @@ async fn what_is_deployed_is_there_after_a_restart() {
     let registry = home.open().unwrap();
     let mut changes = registry.subscribe();
     let version = registry.deploy(home.request("hello", HELLO)).await.unwrap();
-    assert_eq!((version.config.runtime.to_string().as_str(), version.config.handler.as_str()), ("nodejs20.x", "index.handler"));
+    assert_eq!(
+        (version.config.runtime.to_string().as_str(), version.config.handler.as_str()),
+        ("nodejs20.x", "index.handler")
+    );
     assert_eq!((version.revision, version.config.convention), (1, Convention::Request));
     assert_eq!(changes.recv().await.unwrap(), fname("hello"));
     let file = registry.code_dir().join(version.code.as_str()).join("index.js");
@@ -94,9 +97,13 @@ async fn revisions_are_never_reused_and_counters_survive_changes() {
     let settings = Settings { memory: Some(MiB(256)), concurrency: Some(5), ..Settings::default() };
     let third = registry.configure(&fname("f"), settings.clone()).await.unwrap();
     assert_eq!((first.revision, second.revision, third.revision), (1, 2, 3));
-    assert_eq!((third.config.memory, third.config.concurrency, third.created_ms), (MiB(256), Some(5), first.created_ms));
+    assert_eq!(
+        (third.config.memory, third.config.concurrency, third.created_ms),
+        (MiB(256), Some(5), first.created_ms)
+    );
     assert_eq!(registry.configure(&fname("f"), settings).await.unwrap().revision, 3, "nothing changed");
-    let fourth = registry.configure(&fname("f"), Settings { concurrency: Some(0), ..Settings::default() }).await.unwrap();
+    let fourth =
+        registry.configure(&fname("f"), Settings { concurrency: Some(0), ..Settings::default() }).await.unwrap();
     assert_eq!((fourth.config.concurrency, fourth.stats.read().0), (None, 3));
     registry.delete(&fname("f")).await.unwrap();
     assert_eq!(registry.delete(&fname("f")).await.unwrap_err().kind, ErrorKind::NotFound);
@@ -245,9 +252,9 @@ async fn many_deployments_at_once_end_in_one_of_each() {
         let own = home.zip(&[("index.js", &format!("{}", i % 5))]);
         let archive = if i % 2 == 0 { shared.clone() } else { own };
         let (registry, name) = (Arc::clone(&registry), fname(&format!("f{}", i % 4)));
-        tasks.push(tokio::spawn(
-            async move { registry.deploy(DeployRequest { archive, name, settings: Settings::default() }).await },
-        ));
+        tasks.push(tokio::spawn(async move {
+            registry.deploy(DeployRequest { archive, name, settings: Settings::default() }).await
+        }));
     }
     let collector = {
         let r = Arc::clone(&registry);

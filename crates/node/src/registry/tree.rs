@@ -74,8 +74,13 @@ impl Tree {
     pub fn open_file(&self, path: &str) -> Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         match self.resolve(path, flags, Mode::empty(), ResolveFlags::empty()) {
-            Ok(fd) if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) == FileType::RegularFile => Ok(Some(File::from(fd))),
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => Ok(None),
+            Ok(fd) if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) == FileType::RegularFile => {
+                Ok(Some(File::from(fd)))
+            }
+            Ok(_)
+            | Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => {
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -128,7 +133,12 @@ impl Tree {
             return fs::syncfs(&self.root);
         }
         for path in paths {
-            fs::fsync(self.resolve(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS)?)?;
+            fs::fsync(self.resolve(
+                path,
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::NO_SYMLINKS,
+            )?)?;
         }
         fs::fsync(&self.root)
     }

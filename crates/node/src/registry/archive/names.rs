@@ -39,7 +39,8 @@ pub(super) fn plan(entries: &[Entry], limits: &Limits) -> Result<Plan, Error> {
         let path = check_name(&entry.name)?;
         nodes.add(path, entry.kind, i)?;
     }
-    let mut steps: Vec<Step> = nodes.by_path.into_iter().map(|(path, (kind, entry))| Step { path, kind, entry }).collect();
+    let mut steps: Vec<Step> =
+        nodes.by_path.into_iter().map(|(path, (kind, entry))| Step { path, kind, entry }).collect();
     steps.sort_by(|a, b| a.path.cmp(&b.path));
     if steps.iter().all(|s| s.kind == Kind::Dir) {
         return Err(bad("the archive has no files"));
@@ -47,7 +48,10 @@ pub(super) fn plan(entries: &[Entry], limits: &Limits) -> Result<Plan, Error> {
     let stripped = folder_to_strip(&steps);
     if let Some(folder) = &stripped {
         let prefix = format!("{folder}/");
-        steps = steps.into_iter().filter_map(|s| Some(Step { path: s.path.strip_prefix(&prefix)?.to_owned(), ..s })).collect();
+        steps = steps
+            .into_iter()
+            .filter_map(|s| Some(Step { path: s.path.strip_prefix(&prefix)?.to_owned(), ..s }))
+            .collect();
     }
     Ok(Plan { steps, stripped })
 }
@@ -74,7 +78,9 @@ fn check_name(raw: &[u8]) -> Result<String, Error> {
         return illegal("has an empty segment, . or ..");
     }
     if path.len() > MAX_PATH || path.split('/').any(|s| s.len() > MAX_SEGMENT) || path.split('/').count() > MAX_DEPTH {
-        return illegal(&format!("is too long: {MAX_SEGMENT} bytes per segment, {MAX_PATH} in all, {MAX_DEPTH} segments"));
+        return illegal(&format!(
+            "is too long: {MAX_SEGMENT} bytes per segment, {MAX_PATH} in all, {MAX_DEPTH} segments"
+        ));
     }
     Ok(path.to_owned())
 }
@@ -107,7 +113,9 @@ impl Nodes {
         while let Some((parent, _)) = at.rsplit_once('/') {
             match self.by_path.get(parent) {
                 Some((Kind::Dir, _)) => return Ok(()),
-                Some(_) => return Err(bad(format!("'{}' is a file or link and a directory too", parent.escape_debug()))),
+                Some(_) => {
+                    return Err(bad(format!("'{}' is a file or link and a directory too", parent.escape_debug())));
+                }
                 None => self.insert(parent.to_owned(), Kind::Dir, None)?,
             }
             at = parent;
@@ -155,7 +163,9 @@ mod tests {
 
     #[test]
     fn names_are_relative_plain_and_bounded() {
-        for good in ["a", "a/b.js", "a/", "node_modules/@scope/p/x.js", "é.txt", "...", "a b", "..a/b", &"x/".repeat(63)] {
+        for good in
+            ["a", "a/b.js", "a/", "node_modules/@scope/p/x.js", "é.txt", "...", "a b", "..a/b", &"x/".repeat(63)]
+        {
             assert!(check_name(good.as_bytes()).is_ok(), "{good}");
         }
         let long = "x".repeat(256);

@@ -103,7 +103,8 @@ fn find_directory(file: &File, len: u64) -> Result<Directory, Error> {
     let comment = usize::from(fields.u16()?);
     // A reader that scans backwards takes the last signature, one that checks the length may take an earlier one.
     let ends_here = |i: usize| {
-        tail.get(i + 20..i + 22).is_some_and(|c| i + END_LEN + usize::from(u16::from_le_bytes([c[0], c[1]])) == tail.len())
+        tail.get(i + 20..i + 22)
+            .is_some_and(|c| i + END_LEN + usize::from(u16::from_le_bytes([c[0], c[1]])) == tail.len())
     };
     if (0..at).any(|i| tail[i..].starts_with(END) && ends_here(i)) {
         return Err(bad("it has two end records, so it can be read in two ways"));
@@ -156,8 +157,9 @@ fn read_end64(file: &File, end: u64) -> Result<Option<(Directory, u64)>, Error> 
 /// Both end records must say the same, unless the plain one says "look there".
 fn agree(plain: &Directory, wide: Directory) -> Result<Directory, Error> {
     let same = |narrow: u64, full: u64, max: u64| narrow == max || narrow == full;
-    let agree =
-        same(plain.start, wide.start, MAX32) && same(plain.len, wide.len, MAX32) && same(plain.entries, wide.entries, MAX16);
+    let agree = same(plain.start, wide.start, MAX32)
+        && same(plain.len, wide.len, MAX32)
+        && same(plain.entries, wide.entries, MAX16);
     if agree { Ok(wide) } else { Err(bad("its two end records disagree")) }
 }
 
@@ -185,7 +187,8 @@ fn read_entry(fields: &mut Fields) -> Result<Entry, Error> {
     let mut wide = [size, packed, header];
     read_extra(extra, &name, &mut wide).map_err(|why| bad(format!("the entry {who} {why}")))?;
     let [size, packed, header] = wide;
-    let (kind, executable) = kind_of(&name, made_by, attributes).map_err(|why| bad(format!("the entry {who} {why}")))?;
+    let (kind, executable) =
+        kind_of(&name, made_by, attributes).map_err(|why| bad(format!("the entry {who} {why}")))?;
     let entry = Entry { name, kind, executable, size, crc, data_start: 0, packed, header, flags, method };
     match refusal(&entry, disk) {
         Some(why) => Err(bad(format!("the entry {who} {why}"))),
@@ -269,7 +272,11 @@ fn lay_out(file: &File, entries: &mut [Entry], directory_start: u64) -> Result<(
         let next = order.get(turn + 1).map_or(directory_start, |&n| entries[n].header);
         let entry = &mut entries[i];
         if entry.header > at {
-            return Err(bad(if at == 0 { "there is data before its first entry" } else { "there is data between its entries" }));
+            return Err(bad(if at == 0 {
+                "there is data before its first entry"
+            } else {
+                "there is data between its entries"
+            }));
         }
         if entry.header < at {
             return Err(bad(format!("the entry {} overlaps another", shown(&entry.name))));

@@ -26,7 +26,9 @@ struct E {
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, b| (0..8).fold(crc ^ u32::from(*b), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg())))
+    !bytes.iter().fold(!0u32, |crc, b| {
+        (0..8).fold(crc ^ u32::from(*b), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg()))
+    })
 }
 
 fn file(name: &str, data: &str) -> E {
@@ -73,7 +75,16 @@ fn build(entries: &[E]) -> Vec<u8> {
             let lens = [(own.len() as u16).to_le_bytes(), (e.own_extra.len() as u16).to_le_bytes()].concat();
             put(
                 &mut out,
-                &[b"PK\x03\x04\x14\0", &e.flags.to_le_bytes(), &e.method.to_le_bytes(), &[0; 4], &crc, &packed, &size, &lens],
+                &[
+                    b"PK\x03\x04\x14\0",
+                    &e.flags.to_le_bytes(),
+                    &e.method.to_le_bytes(),
+                    &[0; 4],
+                    &crc,
+                    &packed,
+                    &size,
+                    &lens,
+                ],
             );
             put(&mut out, &[own, &e.own_extra, &e.data, &e.after]);
         }
@@ -83,7 +94,14 @@ fn build(entries: &[E]) -> Vec<u8> {
         directory[made_by] = e.host as u8;
         put(
             &mut directory,
-            &[&e.flags.to_le_bytes(), &e.method.to_le_bytes(), &[0; 4], &e.crc.to_le_bytes(), &packed, &e.size.to_le_bytes()],
+            &[
+                &e.flags.to_le_bytes(),
+                &e.method.to_le_bytes(),
+                &[0; 4],
+                &e.crc.to_le_bytes(),
+                &packed,
+                &e.size.to_le_bytes(),
+            ],
         );
         put(&mut directory, &[&lens, &[0; 6], &(e.mode << 16).to_le_bytes(), &at.to_le_bytes(), &e.name, &e.extra]);
     }
@@ -159,12 +177,14 @@ fn ordinary_archives_are_unpacked_as_they_are() {
     run.mode = 0o100_755;
     let mut hidden = file("secret", "x");
     hidden.mode = 0o100_600;
-    let entries = [dir("lib/"), file("lib/a.js", "a"), run, hidden, file("index.js", "exports.handler = 1"), file("ünï.txt", "")];
+    let entries =
+        [dir("lib/"), file("lib/a.js", "a"), run, hidden, file("index.js", "exports.handler = 1"), file("ünï.txt", "")];
     let nodes = stand.unpack(&build(&entries), &Limits::default()).unwrap().nodes;
     let paths: Vec<&str> = nodes.iter().map(Node::path).collect();
     assert_eq!(paths, ["bin", "bin/run", "index.js", "lib", "lib/a.js", "secret", "ünï.txt"]);
-    let mode =
-        |p: &str| std::os::unix::fs::PermissionsExt::mode(&stand.tree().join(p).metadata().unwrap().permissions()) & 0o7777;
+    let mode = |p: &str| {
+        std::os::unix::fs::PermissionsExt::mode(&stand.tree().join(p).metadata().unwrap().permissions()) & 0o7777
+    };
     assert_eq!(
         (mode("bin/run"), mode("secret"), mode("index.js"), mode("lib"), mode("bin")),
         (0o755, 0o644, 0o644, 0o755, 0o755)
@@ -185,9 +205,20 @@ fn what_is_not_a_zip_is_named_so() {
 
 #[test]
 fn names_that_leave_the_tree_are_refused() {
-    for name in
-        ["../x", "a/../../x", "/etc/x", "C:\\x", "C:/x", "..\\x", "a\\..\\..\\x", "../tree-evil/x", "./x", "a//b", "a\0b", ""]
-    {
+    for name in [
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "C:\\x",
+        "C:/x",
+        "..\\x",
+        "a\\..\\..\\x",
+        "../tree-evil/x",
+        "./x",
+        "a//b",
+        "a\0b",
+        "",
+    ] {
         let message = refused(&build(&[file("index.js", "x"), raw(name.as_bytes(), b"x", 0o100_644)]));
         assert!(message.starts_with("illegal file path"), "{name:?}: {message}");
     }
@@ -234,7 +265,8 @@ fn specials_are_refused_and_privileges_dropped() {
     let stand = Stand::new();
     let nodes = stand.unpack(&build(&[raw(b"index.js", b"", 0o107_777)]), &Limits::default()).unwrap().nodes;
     assert!(matches!(&nodes[0], Node::File { mode: 0o755, .. }));
-    let mode = std::os::unix::fs::PermissionsExt::mode(&stand.tree().join("index.js").metadata().unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&stand.tree().join("index.js").metadata().unwrap().permissions());
     assert_eq!(mode & 0o7777, 0o755);
 }
 
@@ -264,7 +296,9 @@ fn an_archive_with_two_readings_is_refused() {
     refused(&with(&|e| (e.extra, e.own_extra) = (b"up\x0c\0\x01\0\0\0\0evil.js".to_vec(), vec![])));
     refused(&with(&|e| e.extra = b"\x01\0\x08\0\0".to_vec()));
     refused(&with(&|e| e.own_extra = b"\xff".to_vec()));
-    for (flags, method) in [(1, 0), (1 << 6 | 1, 0), (1 << 5, 0), (1 << 13, 0), (0, 9), (0, 12), (0, 14), (0, 93), (0, 99)] {
+    for (flags, method) in
+        [(1, 0), (1 << 6 | 1, 0), (1 << 5, 0), (1 << 13, 0), (0, 9), (0, 12), (0, 14), (0, 93), (0, 99)]
+    {
         refused(&with(&|e| (e.flags, e.method) = (flags, method)));
     }
     // overlapping: two names for the same data, as in a bomb that quotes itself
@@ -461,7 +495,8 @@ mod properties {
             "é",
         ]);
         let kinds = prop::sample::select(vec![0o100_644u32, 0o100_755, 0o040_755, 0o120_777, 0o120_777, 0o010_644, 0]);
-        let data = prop::sample::select(vec!["", "x", "..", "../..", "a", "a/b", "../tree-evil", "/etc", "index.js", "d/.."]);
+        let data =
+            prop::sample::select(vec!["", "x", "..", "../..", "a", "a/b", "../tree-evil", "/etc", "index.js", "d/.."]);
         (names, kinds, data).prop_map(|(name, mode, data)| raw(name.as_bytes(), data.as_bytes(), mode))
     }
 
