@@ -104,7 +104,7 @@ impl Lang {
         match self {
             Lang::Node => {
                 "const until = Date.now() + 500;\nwhile (Date.now() < until);\nlet calls = 0;\n\
-                 exports.handler = async () => { setTimeout(() => process.exit(0), 5); return { hello: 'world', calls: ++calls }; };\n"
+                 exports.handler = async () => { setImmediate(() => process.exit(0)); return { hello: 'world', calls: ++calls }; };\n"
             }
             Lang::Python => {
                 "import os, threading, time\ntime.sleep(0.5)\ncalls = 0\ndef handler(request):\n    global calls\n    calls += 1\n    \

@@ -43,7 +43,13 @@ fn command(server: Option<&Server>, args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(n, _)| n.starts_with("OFFSHOOT_")) {
         command.env_remove(name);
     }
-    command.args(args).env("XDG_CONFIG_HOME", "/nonexistent").env_remove("FORCE_COLOR").env_remove("CLICOLOR_FORCE").current_dir("/").stdin(Stdio::null());
+    command
+        .args(args)
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .env_remove("FORCE_COLOR")
+        .env_remove("CLICOLOR_FORCE")
+        .current_dir("/")
+        .stdin(Stdio::null());
     if let Some(server) = server {
         command.env("OFFSHOOT_SERVER", format!("http://127.0.0.1:{}", server.port));
     }
@@ -80,29 +86,49 @@ fn case(lang: Lang, name: &str) -> String {
 fn a_function_from_deploy_to_rm() {
     let server = SERVER.get();
     let path = case(Lang::Node, "echo");
-    let done = run(&server, &["deploy", &path, "walk", "--memory", "256MB", "--timeout", "2m", "--env", "A=b=c"]).exits(0);
-    assert!(done.out.contains("walk") && done.out.contains(&format!("http://127.0.0.1:{}/invoke/walk", server.port)), "{}", done.out);
+    let done =
+        run(&server, &["deploy", &path, "walk", "--memory", "256MB", "--timeout", "2m", "--env", "A=b=c"]).exits(0);
+    assert!(
+        done.out.contains("walk") && done.out.contains(&format!("http://127.0.0.1:{}/invoke/walk", server.port)),
+        "{}",
+        done.out
+    );
     let info = server.get("/info/walk").json();
     assert_eq!((&info["memory"], &info["timeout"], &info["env"]), (&json!(256), &json!(120_000), &json!({"A": "b=c"})));
 
     let done = run(&server, &["invoke", "walk", "-d", r#"{"x":1}"#]).exits(0);
     let seen: Value = done.json();
-    assert_eq!((&seen["method"], &seen["body"], &seen["headers"]["Content-Type"]), (&json!("POST"), &json!(r#"{"x":1}"#), &json!("application/json")));
+    assert_eq!(
+        (&seen["method"], &seen["body"], &seen["headers"]["Content-Type"]),
+        (&json!("POST"), &json!(r#"{"x":1}"#), &json!("application/json"))
+    );
     assert!(done.err.contains("REPORT RequestId") && done.err.contains("cold"), "{}", done.err);
     let done = run(&server, &["invoke", "walk", "--path", "/items?id=3", "-H", "X-Mine: yes", "-q"]).exits(0);
     assert_eq!(done.err, "", "quiet is quiet");
     let seen: Value = done.json();
-    assert_eq!((&seen["method"], &seen["path"], &seen["query"], &seen["headers"]["X-Mine"]), (&json!("GET"), &json!("/items"), &json!("id=3"), &json!("yes")));
+    assert_eq!(
+        (&seen["method"], &seen["path"], &seen["query"], &seen["headers"]["X-Mine"]),
+        (&json!("GET"), &json!("/items"), &json!("id=3"), &json!("yes"))
+    );
     let done = finish(command(Some(&server), &["invoke", "walk", "-e", "-", "-X", "put"]), Some("from standard input"));
     assert_eq!((&done.json()["body"], &done.json()["method"]), (&json!("from standard input"), &json!("PUT")));
     let document = run(&server, &["invoke", "walk", "-o", "json"]).exits(0).json();
-    assert_eq!((&document["schema"], &document["function"], &document["start"], &document["status"]), (&json!("offshoot/v1"), &json!("walk"), &json!("warm"), &json!(200)));
+    assert_eq!(
+        (&document["schema"], &document["function"], &document["start"], &document["status"]),
+        (&json!("offshoot/v1"), &json!("walk"), &json!("warm"), &json!(200))
+    );
     assert_eq!((&document["result"]["method"], &document["functionError"]), (&json!("GET"), &Value::Null));
-    assert!(document["timingMs"]["total"].as_f64().unwrap() > 0.0 && document["requestId"].as_str().unwrap().len() == 36);
+    assert!(
+        document["timingMs"]["total"].as_f64().unwrap() > 0.0 && document["requestId"].as_str().unwrap().len() == 36
+    );
 
     let done = run(&server, &["ls"]).exits(0);
     assert!(done.out.lines().next().unwrap().starts_with("NAME"));
-    assert!(done.out.lines().any(|l| l.starts_with("walk ") && l.contains("256 MB") && l.contains("2m")), "{}", done.out);
+    assert!(
+        done.out.lines().any(|l| l.starts_with("walk ") && l.contains("256 MB") && l.contains("2m")),
+        "{}",
+        done.out
+    );
     let list = run(&server, &["ls", "-o", "json"]).exits(0).json();
     assert_eq!(list["count"].as_u64().unwrap() as usize, list["functions"].as_array().unwrap().len());
     let done = run(&server, &["show", "walk"]).exits(0);
@@ -162,7 +188,7 @@ fn wrong_input_gets_a_sentence_and_a_way_out() {
         (&["logs", "resize", "--since", "yesterday"], 2, &["yesterday", "10m"]),
         (&["deploy", "/nonexistent/dir"], 3, &["does not exist"]),
         (&["deploy", empty, "x"], 3, &[]),
-        (&["deploy", "/etc/hostname", "x"], 3, &[]),
+        (&["deploy", "/etc/hostname", "x"], 4, &["hostname.handler"]),
         (&["deploy", "/usr/bin", "a b"], 2, &["not a function name"]),
         (&["deploy", "x", "--memory", "lots"], 2, &["lots"]),
         (&["deploy", "x", "--runtime", "node"], 2, &["nodejs20.x"]),
@@ -177,7 +203,11 @@ fn wrong_input_gets_a_sentence_and_a_way_out() {
         // A value of a setting is wrong by the same rules wherever it comes from; as a flag it may count as usage.
         let codes = if args[0] == "serve" || args.contains(&"--server") { vec![2, 3] } else { vec![code] };
         assert!(codes.contains(&done.code), "{args:?}: exit {} {}", done.code, done.err);
-        assert!(done.err.len() > 10 && !done.err.contains("panicked") && !done.err.contains("src/"), "{args:?}: {}", done.err);
+        assert!(
+            done.err.len() > 10 && !done.err.contains("panicked") && !done.err.contains("src/"),
+            "{args:?}: {}",
+            done.err
+        );
         assert_eq!(done.out, "", "{args:?} wrote on standard output");
         for word in words {
             assert!(done.err.contains(word), "{args:?}: '{word}' is not in: {}", done.err);
@@ -200,7 +230,8 @@ fn errors_are_json_when_json_is_asked_for() {
     // What the server says about a deployment keeps its kind.
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("index.js"), "exports.handler = 1;").unwrap();
-    let done = run(&server, &["deploy", dir.path().to_str().unwrap(), "x", "--runtime", "nodejs99.x", "-o", "json"]).exits(4);
+    let done =
+        run(&server, &["deploy", dir.path().to_str().unwrap(), "x", "--runtime", "nodejs99.x", "-o", "json"]).exits(4);
     assert_eq!(done.json()["error"]["kind"], "runtime-missing", "{}", done.out);
     let done = run(&server, &["deploy", dir.path().to_str().unwrap(), "x", "--memory", "1", "-o", "json"]).exits(4);
     assert_eq!(done.json()["error"]["kind"], "invalid-input", "{}", done.out);
@@ -229,7 +260,10 @@ fn directories_are_packed_as_git_would() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    write("index.js", "const fs = require('fs'); exports.handler = async () => ({ body: fs.readdirSync('/var/task', { recursive: true }).map(String).sort() });");
+    write(
+        "index.js",
+        "const fs = require('fs'); exports.handler = async () => ({ body: fs.readdirSync('/var/task', { recursive: true }).map(String).sort() });",
+    );
     write("lib/a.js", "");
     write("node_modules/dep/index.js", "");
     write(".gitignore", "*.log\nnode_modules\n");
@@ -250,7 +284,13 @@ fn directories_are_packed_as_git_would() {
     // The same files make the same archive, wherever they lie and whenever.
     let first = info["codeSha256"].clone();
     let copy = tempfile::tempdir().unwrap();
-    assert!(Command::new("cp").args(["-r", &format!("{}/.", dir.path().display()), copy.path().to_str().unwrap()]).status().unwrap().success());
+    assert!(
+        Command::new("cp")
+            .args(["-r", &format!("{}/.", dir.path().display()), copy.path().to_str().unwrap()])
+            .status()
+            .unwrap()
+            .success()
+    );
     run(&server, &["deploy", copy.path().to_str().unwrap()]).exits(0);
     assert_eq!(server.get("/info/packed").json()["codeSha256"], first);
     server.delete("packed");
@@ -260,7 +300,10 @@ fn directories_are_packed_as_git_would() {
 fn a_single_file_is_a_function() {
     let server = SERVER.get();
     let dir = tempfile::tempdir().unwrap();
-    for (file, code) in [("one.py", "def handler(req):\n    return {'body': 'one'}\n"), ("two.mjs", "export const handler = async () => ({ body: 'two' });\n")] {
+    for (file, code) in [
+        ("one.py", "def handler(req):\n    return {'body': 'one'}\n"),
+        ("two.mjs", "export const handler = async () => ({ body: 'two' });\n"),
+    ] {
         fs::write(dir.path().join(file), code).unwrap();
         run(&server, &["deploy", dir.path().join(file).to_str().unwrap()]).exits(0);
         let name = file.split('.').next().unwrap();
@@ -273,7 +316,11 @@ fn a_single_file_is_a_function() {
 fn logs_can_be_followed() {
     let server = SERVER.get();
     server.deploy("followed", &Lang::Node.zip("logs"), &[]);
-    let mut follow = command(Some(&server), &["logs", "followed", "-f"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut follow = command(Some(&server), &["logs", "followed", "-f"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let out = follow.stdout.take().unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -312,7 +359,9 @@ fn doctor_and_completion_and_config_answer() {
     let mut config = command(None, &["serve", "--print-config", "--listen", ":7777"]);
     config.env("OFFSHOOT_DRAIN_MS", "1234");
     let done = finish(config, None).exits(0);
-    let line = |key: &str| done.out.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("no {key}: {}", done.out)).to_owned();
+    let line = |key: &str| {
+        done.out.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("no {key}: {}", done.out)).to_owned()
+    };
     assert!(line("listen").contains("127.0.0.1:7777") && line("listen").contains("flag --listen"));
     assert!(line("drain_ms").contains("1234") && line("drain_ms").contains("env OFFSHOOT_DRAIN_MS"));
     let mut config = command(None, &["serve", "--print-config"]);
@@ -327,7 +376,9 @@ fn settings_have_three_forms() {
     let file = dir.path().join("config.toml");
     fs::write(&file, "drain_ms = 777\n[limits]\nconcurrency = 5\n").unwrap();
     let value = |command: Command, key: &str| finish(command, None).exits(0).json()["settings"][key]["value"].clone();
-    let base = |extra: &[&str]| command(None, &[&["serve", "--print-config", "-o", "json", "--config", file.to_str().unwrap()], extra].concat());
+    let base = |extra: &[&str]| {
+        command(None, &[&["serve", "--print-config", "-o", "json", "--config", file.to_str().unwrap()], extra].concat())
+    };
     assert_eq!((value(base(&[]), "drain_ms"), value(base(&[]), "limits.concurrency")), (json!(777), json!(5)));
     let mut env = base(&[]);
     env.env("OFFSHOOT_LIMITS_CONCURRENCY", "6");
@@ -351,7 +402,11 @@ fn output_suits_pipes() {
     let done = Command::new("bash").args(["-c", &format!("set -o pipefail; {pipe}")]).output().unwrap();
     assert_eq!((done.status.code(), done.stderr.len()), (Some(0), 0), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(Path::new("/dev/full").exists());
-    let full = Command::new(binary()).arg("--version").stdout(fs::File::options().write(true).open("/dev/full").unwrap()).output().unwrap();
+    let full = Command::new(binary())
+        .arg("--version")
+        .stdout(fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
     assert!(!String::from_utf8_lossy(&full.stderr).contains("panicked"));
 }
 

@@ -9,7 +9,11 @@ static SERVER: Shared = Shared::new(&[]);
 
 fn events_arrive_with_their_context(lang: Lang) {
     let server = SERVER.get();
-    let name = server.deploy_case(lang, "event_echo", &[("convention", "event"), ("memory", "256"), ("timeout", "20s"), ("env", r#"{"MINE":"x=y z"}"#)]);
+    let name = server.deploy_case(
+        lang,
+        "event_echo",
+        &[("convention", "event"), ("memory", "256"), ("timeout", "20s"), ("env", r#"{"MINE":"x=y z"}"#)],
+    );
     let answer = server.native(&name, r#"{"a":[1,2.5,"é",null,true],"nested":{"k":"v"}}"#).expect(200);
     assert_eq!(answer.header("offshoot-function-error"), None, "{}", answer.text());
     let seen = answer.json();
@@ -21,7 +25,10 @@ fn events_arrive_with_their_context(lang: Lang) {
     assert_eq!(context["invokedFunctionArn"], format!("arn:aws:lambda:us-east-1:000000000000:function:{name}"));
     assert!((15_000..=20_000).contains(&context["remaining"].as_i64().unwrap()), "{context}");
     let env = &seen["env"];
-    assert_eq!((&env["MINE"], &env["AWS_LAMBDA_FUNCTION_NAME"], &env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]), (&json!("x=y z"), &json!(name), &json!("256")));
+    assert_eq!(
+        (&env["MINE"], &env["AWS_LAMBDA_FUNCTION_NAME"], &env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]),
+        (&json!("x=y z"), &json!(name), &json!("256"))
+    );
     assert_eq!((&env["LAMBDA_TASK_ROOT"], &env["TZ"]), (&json!("/var/task"), &json!(":UTC")));
     for absent in ["HOST_SECRET", "OFFSHOOT_LISTEN", "USER", "SSH_AUTH_SOCK", "CARGO_MANIFEST_DIR"] {
         assert_eq!(env[absent], Value::Null, "{absent} of the host is in the function's environment");
@@ -53,7 +60,8 @@ fn answers_take_every_form(lang: Lang) {
         (r#"{"statusCode":299,"headers":null,"body":""}"#, 299, "application/json", "\"\""),
     ] {
         let answer = server.invoke(&name, reply).expect(status);
-        let same = answer.text() == body || (kind == "application/json" && answer.json() == serde_json::from_str::<Value>(body).unwrap());
+        let same = answer.text() == body
+            || (kind == "application/json" && answer.json() == serde_json::from_str::<Value>(body).unwrap());
         assert!(same, "{reply}: {}", answer.text());
         assert_eq!(answer.header("content-type"), Some(kind), "{reply}");
     }
@@ -65,9 +73,17 @@ fn answers_that_cannot_be_sent_are_errors(lang: Lang) {
     let server = SERVER.get();
     let name = server.deploy_case(lang, "mirror", &[]);
     for reply in [
-        r#"{"statusCode":99,"body":1}"#, r#"{"statusCode":1000,"body":1}"#, r#"{"statusCode":"two hundred","body":1}"#, r#"{"statusCode":200.5,"body":1}"#,
-        r#"{"statusCode":true,"body":1}"#, r#"{"headers":{"X":"a\r\nSet-Cookie: evil=1"},"body":1}"#, r#"{"headers":{"X\r\nY":"a"},"body":1}"#,
-        r#"{"headers":{"X":{"a":1}},"body":1}"#, r#"{"headers":{"":"a"},"body":1}"#, r#"{"headers":"nope","body":1}"#, r#"{"headers":{"X":"a\u0000b"},"body":1}"#,
+        r#"{"statusCode":99,"body":1}"#,
+        r#"{"statusCode":1000,"body":1}"#,
+        r#"{"statusCode":"two hundred","body":1}"#,
+        r#"{"statusCode":200.5,"body":1}"#,
+        r#"{"statusCode":true,"body":1}"#,
+        r#"{"headers":{"X":"a\r\nSet-Cookie: evil=1"},"body":1}"#,
+        r#"{"headers":{"X\r\nY":"a"},"body":1}"#,
+        r#"{"headers":{"X":{"a":1}},"body":1}"#,
+        r#"{"headers":{"":"a"},"body":1}"#,
+        r#"{"headers":"nope","body":1}"#,
+        r#"{"headers":{"X":"a\u0000b"},"body":1}"#,
     ] {
         let answer = server.invoke(&name, reply).expect(502);
         assert!(!answer.error().is_empty(), "{reply}: {}", answer.text());
@@ -122,7 +138,13 @@ fn handlers_are_found_where_they_are_named(lang: Lang) {
     let name = format!("nested-{}", lang.dir());
     server.deploy(&name, &zip_of(nested), &[("handler", flat), ("convention", "request")]);
     assert_eq!(server.invoke(&name, "").expect(200).json(), "deep");
-    for (handler, words) in [("nope.handler", "nope"), ("src/deep/app", "deep/app"), ("../../etc/passwd.x", "handler"), ("$(id).x", "handler"), ("a;b.c", "handler")] {
+    for (handler, words) in [
+        ("nope.handler", "nope"),
+        ("src/deep/app", "deep/app"),
+        ("../../etc/passwd.x", "handler"),
+        ("$(id).x", "handler"),
+        ("a;b.c", "handler"),
+    ] {
         let error = server.try_deploy("bad-handler", &zip_of(nested), &[("handler", handler)]).expect(400).error();
         assert!(error.contains(words), "{handler}: {error}");
     }
@@ -135,11 +157,20 @@ fn handlers_are_found_where_they_are_named(lang: Lang) {
 
 fn syntax_and_import_errors_are_named(lang: Lang) {
     let server = SERVER.get();
-    let (syntax, import): (&[(&str, &[u8])], &[(&str, &[u8])]) = match lang {
-        Lang::Node => (&[("index.js", b"exports.handler = (")], &[("index.js", b"require('no-such-module'); exports.handler = () => 1;")]),
-        Lang::Python => (&[("index.py", b"def handler(req:\n  pass")], &[("index.py", b"import no_such_module\ndef handler(req): return 1\n")]),
+    type Files = &'static [(&'static str, &'static [u8])];
+    let (syntax, import): (Files, Files) = match lang {
+        Lang::Node => (
+            &[("index.js", b"exports.handler = (")],
+            &[("index.js", b"require('no-such-module'); exports.handler = () => 1;")],
+        ),
+        Lang::Python => (
+            &[("index.py", b"def handler(req:\n  pass")],
+            &[("index.py", b"import no_such_module\ndef handler(req): return 1\n")],
+        ),
     };
-    for (files, kind, word) in [(syntax, "Runtime.UserCodeSyntaxError", "yntax"), (import, "Runtime.ImportModuleError", "no")] {
+    for (files, kind, word) in
+        [(syntax, "Runtime.UserCodeSyntaxError", "yntax"), (import, "Runtime.ImportModuleError", "no")]
+    {
         let name = format!("unloadable-{}", lang.dir());
         server.deploy(&name, &zip_of(files), &[]);
         let answer = server.native(&name, "").expect(200);
@@ -164,8 +195,14 @@ per_language! {
 fn es_modules_import_and_are_imported() {
     let server = SERVER.get();
     let name = server.deploy_case(Lang::Node, "modules", &[]);
-    assert_eq!(server.invoke(&name, "").expect(200).json(), json!({"esm": "index.mjs", "name": "from a file beside it"}));
-    let package = zip_of(&[("package.json", br#"{"type":"module","main":"app.js"}"#), ("app.js", b"await 0;\nexport const handler = async () => ({ body: 'module by package.json' });")]);
+    assert_eq!(
+        server.invoke(&name, "").expect(200).json(),
+        json!({"esm": "index.mjs", "name": "from a file beside it"})
+    );
+    let package = zip_of(&[
+        ("package.json", br#"{"type":"module","main":"app.js"}"#),
+        ("app.js", b"await 0;\nexport const handler = async () => ({ body: 'module by package.json' });"),
+    ]);
     server.deploy("esm-package", &package, &[]);
     assert_eq!(server.invoke("esm-package", "").expect(200).json(), "module by package.json");
 }
@@ -175,12 +212,18 @@ fn javascript_fails_in_every_way_it_can() {
     let server = SERVER.get();
     let name = server.deploy_case(Lang::Node, "fails", &[("timeout", "5s")]);
     for (how, kind, message) in [
-        ("rejects", "PaymentError", "rejected"), ("string", "string", "just a string"), ("later", "PaymentError", "nobody catches this"),
+        ("rejects", "PaymentError", "rejected"),
+        ("string", "string", "just a string"),
+        ("later", "PaymentError", "nobody catches this"),
         ("never", "Runtime.NeverSettled", "the handler waits for something that cannot happen"),
     ] {
         let answer = server.native(&name, how).expect(200);
         assert_eq!(answer.header("offshoot-function-error"), Some("handler"), "{how}: {}", answer.text());
-        assert_eq!((answer.json()["errorType"].as_str(), answer.json()["errorMessage"].as_str()), (Some(kind), Some(message)), "{how}");
+        assert_eq!(
+            (answer.json()["errorType"].as_str(), answer.json()["errorMessage"].as_str()),
+            (Some(kind), Some(message)),
+            "{how}"
+        );
     }
     server.native(&name, "").expect(200);
 }
@@ -189,7 +232,11 @@ fn javascript_fails_in_every_way_it_can() {
 fn callbacks_and_plain_returns_of_aws_handlers() {
     let server = SERVER.get();
     for (name, code, wanted) in [
-        ("cb", "exports.handler = (event, context, callback) => setTimeout(() => callback(null, { got: event }), 5);", json!({"got": 7})),
+        (
+            "cb",
+            "exports.handler = (event, context, callback) => setTimeout(() => callback(null, { got: event }), 5);",
+            json!({"got": 7}),
+        ),
         ("succeed", "exports.handler = (event, context) => { context.succeed('done'); };", json!("done")),
         ("plain", "exports.handler = (event) => event + 1;", json!(8)),
         ("async", "exports.handler = async (event) => undefined;", json!(null)),
@@ -197,7 +244,12 @@ fn callbacks_and_plain_returns_of_aws_handlers() {
         let name = format!("aws-{name}");
         server.deploy(&name, &zip_of(&[("index.js", code.as_bytes())]), &[("convention", "event")]);
         let answer = server.native(&name, "7").expect(200);
-        assert_eq!((answer.header("offshoot-function-error"), answer.json()), (None, wanted), "{name}: {}", answer.text());
+        assert_eq!(
+            (answer.header("offshoot-function-error"), answer.json()),
+            (None, wanted),
+            "{name}: {}",
+            answer.text()
+        );
     }
 }
 

@@ -9,7 +9,12 @@ fn examples_run() {
     let server = Server::start(&[]);
     let deploy = |name: &str| {
         let done = std::process::Command::new(crate::harness::binary())
-            .args(["deploy", root().join("examples").join(name).to_str().unwrap(), "--server", &format!("http://127.0.0.1:{}", server.port)])
+            .args([
+                "deploy",
+                root().join("examples").join(name).to_str().unwrap(),
+                "--server",
+                &format!("http://127.0.0.1:{}", server.port),
+            ])
             .env("XDG_CONFIG_HOME", "/nonexistent")
             .current_dir("/")
             .output()
@@ -18,8 +23,14 @@ fn examples_run() {
     };
     for name in ["hello-js", "hello-python"] {
         deploy(name);
-        assert_eq!(server.post(&format!("/invoke/{name}"), r#"{"name":"Ana"}"#).expect(200).json(), json!({"message": "Hello, Ana!"}));
-        assert_eq!(server.get(&format!("/invoke/{name}?name=Bo%20Li")).expect(200).json(), json!({"message": "Hello, Bo Li!"}));
+        assert_eq!(
+            server.post(&format!("/invoke/{name}"), r#"{"name":"Ana"}"#).expect(200).json(),
+            json!({"message": "Hello, Ana!"})
+        );
+        assert_eq!(
+            server.get(&format!("/invoke/{name}?name=Bo%20Li")).expect(200).json(),
+            json!({"message": "Hello, Bo Li!"})
+        );
         assert_eq!(server.get(&format!("/invoke/{name}")).expect(200).json(), json!({"message": "Hello, world!"}));
         let bad = server.post(&format!("/invoke/{name}"), "{name").expect(400);
         assert_eq!(bad.json(), json!({"message": "send JSON such as {\"name\": \"Ana\"}"}));
@@ -45,7 +56,14 @@ fn examples_run() {
         let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
         format!("sha256={}", text.trim().rsplit(' ').next().unwrap())
     };
-    let call = |signature: &str| server.request("POST", "/invoke/webhook-python", &[("X-Hub-Signature-256", signature), ("Content-Type", "application/json")], body);
+    let call = |signature: &str| {
+        server.request(
+            "POST",
+            "/invoke/webhook-python",
+            &[("X-Hub-Signature-256", signature), ("Content-Type", "application/json")],
+            body,
+        )
+    };
     assert_eq!(call(&signed("change-me")).expect(202).json(), json!({"accepted": "opened"}));
     assert_eq!(call(&signed("another key")).expect(401).json(), json!({"error": "the signature does not fit"}));
     assert_eq!(call("").expect(401).json(), json!({"error": "the signature does not fit"}));
@@ -56,5 +74,8 @@ fn examples_run() {
 fn examples_can_be_zipped_by_hand() {
     let server = Server::start(&[]);
     server.deploy("by-hand", &zip_of_dir(&root().join("examples/hello-js")), &[]);
-    assert_eq!(server.post("/invoke/by-hand", r#"{"name":"Ana"}"#).expect(200).json(), json!({"message": "Hello, Ana!"}));
+    assert_eq!(
+        server.post("/invoke/by-hand", r#"{"name":"Ana"}"#).expect(200).json(),
+        json!({"message": "Hello, Ana!"})
+    );
 }

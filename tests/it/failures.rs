@@ -55,7 +55,11 @@ fn hangs(lang: Lang) {
 fn spins(lang: Lang) {
     beside_a_neighbour(lang, "spins", &[("timeout", "1s")], |server, name| {
         let (kind, message) = fails(server, name, "", "timeout", 504);
-        assert_eq!((kind.as_str(), message.ends_with("Task timed out after 1.00 seconds")), ("Sandbox.Timedout", true), "{message}");
+        assert_eq!(
+            (kind.as_str(), message.ends_with("Task timed out after 1.00 seconds")),
+            ("Sandbox.Timedout", true),
+            "{message}"
+        );
         eventually("nothing spins on", PATIENCE, || !server.boxed().iter().any(|p| p.state == 'R'));
     });
 }
@@ -65,7 +69,12 @@ fn crashes(lang: Lang) {
         let (kind, message) = fails(server, name, "", "exit", 502);
         assert_eq!(kind, "Runtime.ExitError");
         // The first process of a PID namespace cannot abort itself: the C library then runs into an illegal instruction.
-        let signals = ["signal: segmentation fault", "signal: aborted", "signal: illegal instruction", "signal: trace/breakpoint trap"];
+        let signals = [
+            "signal: segmentation fault",
+            "signal: aborted",
+            "signal: illegal instruction",
+            "signal: trace/breakpoint trap",
+        ];
         assert!(signals.iter().any(|s| message.contains(s)), "{message}");
     });
 }
@@ -91,17 +100,27 @@ fn eats_memory(lang: Lang) {
         Lang::Node => &["buffers", "tmp"],
         Lang::Python => &["heap", "mmap", "tmp", "memfd"],
     };
-    beside_a_neighbour(lang, "eats_memory", &[("memory", "128"), ("timeout", "30s"), ("tmp", "1024")], |server, name| {
-        for way in ways {
-            let (kind, message) = fails(server, name, way, "out-of-memory", 502);
-            assert_eq!(kind, "Runtime.OutOfMemory", "{way}");
-            assert!(message.contains("out of memory") || message.contains("signal: killed"), "{way}: {message}");
-        }
-        let report = server.native(name, ways[0]).expect(200);
-        let (peak, limit) = report.header("offshoot-memory").unwrap().split_once('/').map(|(a, b)| (a.parse::<u64>().unwrap(), b.parse::<u64>().unwrap())).unwrap();
-        assert_eq!(limit, 128 << 20);
-        assert!(peak >= limit * 9 / 10, "{peak}");
-    });
+    beside_a_neighbour(
+        lang,
+        "eats_memory",
+        &[("memory", "128"), ("timeout", "30s"), ("tmp", "1024")],
+        |server, name| {
+            for way in ways {
+                let (kind, message) = fails(server, name, way, "out-of-memory", 502);
+                assert_eq!(kind, "Runtime.OutOfMemory", "{way}");
+                assert!(message.contains("out of memory") || message.contains("signal: killed"), "{way}: {message}");
+            }
+            let report = server.native(name, ways[0]).expect(200);
+            let (peak, limit) = report
+                .header("offshoot-memory")
+                .unwrap()
+                .split_once('/')
+                .map(|(a, b)| (a.parse::<u64>().unwrap(), b.parse::<u64>().unwrap()))
+                .unwrap();
+            assert_eq!(limit, 128 << 20);
+            assert!(peak >= limit * 9 / 10, "{peak}");
+        },
+    );
 }
 
 fn big_reply(lang: Lang) {
@@ -121,7 +140,9 @@ fn init_fails(lang: Lang) {
         let (kind, message) = fails(server, name, "", "init", 500);
         assert_eq!(kind, if lang == Lang::Node { "RangeError" } else { "ValueError" });
         assert_eq!(message, "the moon is in the wrong phase");
-        eventually("what it printed is in the log", PATIENCE, || server.logs(name).iter().any(|l| l == "about to fail"));
+        eventually("what it printed is in the log", PATIENCE, || {
+            server.logs(name).iter().any(|l| l == "about to fail")
+        });
     });
 }
 
@@ -162,7 +183,12 @@ fn double_reply(lang: Lang) {
         for _ in 0..20 {
             let answer = server.invoke(name, "");
             // Exactly one outcome: the first answer, or (when this call met the instance just before it was stopped) a clear error.
-            assert!((answer.status == 200 && answer.text() == "forged") || answer.status == 502, "{} {}", answer.status, answer.text());
+            assert!(
+                (answer.status == 200 && answer.text() == "forged") || answer.status == 502,
+                "{} {}",
+                answer.status,
+                answer.text()
+            );
         }
         let found = || server.logs(name).iter().any(|l| l.contains("protocol error"));
         eventually("the log says why the instance was stopped", PATIENCE, found);
@@ -185,7 +211,8 @@ fn garbage(lang: Lang) {
 fn all_at_once(lang: Lang) {
     let server = SERVER.get();
     let suffix = lang.dir();
-    let cases = [("hangs", 504), ("crashes", 502), ("exits_one", 502), ("fails", 500), ("echo", 200), ("init_fails", 500)];
+    let cases =
+        [("hangs", 504), ("crashes", 502), ("exits_one", 502), ("fails", 500), ("echo", 200), ("init_fails", 500)];
     for (case, _) in cases {
         server.deploy(&format!("all-{case}-{suffix}"), &lang.zip(case), &[("timeout", "1s")]);
     }

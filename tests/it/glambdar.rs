@@ -21,7 +21,8 @@ fn curl(command: &str) -> (u16, String) {
     let full = format!("{command} -s -w '\\n%{{http_code}}'");
     let done = Command::new("sh").args(["-c", &full]).output().unwrap();
     let text = String::from_utf8(done.stdout).unwrap();
-    let (body, status) = text.rsplit_once('\n').unwrap_or_else(|| panic!("{command}: {}", String::from_utf8_lossy(&done.stderr)));
+    let (body, status) =
+        text.rsplit_once('\n').unwrap_or_else(|| panic!("{command}: {}", String::from_utf8_lossy(&done.stderr)));
     (status.parse().unwrap(), body.to_owned())
 }
 
@@ -31,13 +32,18 @@ fn the_quick_start_word_for_word() {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("myfunc.zip");
     std::fs::write(&archive, zip_of(&[("index.js", MYFUNC.as_bytes())])).unwrap();
-    let at = |command: &str| command.replace("localhost:8000", &format!("localhost:{}", server.port)).replace("/path/to/myfunc.zip", archive.to_str().unwrap());
+    let at = |command: &str| {
+        command
+            .replace("localhost:8000", &format!("localhost:{}", server.port))
+            .replace("/path/to/myfunc.zip", archive.to_str().unwrap())
+    };
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
 
     let (status, body) = curl(&at("curl http://localhost:8000/info"));
     assert_eq!((status, json(&body)), (200, json!({"count": 0, "functions": []})), "an empty list is a list");
 
-    let (status, body) = curl(&at("curl -X POST \\\n  -F \"file=@/path/to/myfunc.zip\" \\\n  http://localhost:8000/deploy"));
+    let (status, body) =
+        curl(&at("curl -X POST \\\n  -F \"file=@/path/to/myfunc.zip\" \\\n  http://localhost:8000/deploy"));
     assert_eq!(status, 201, "{body}");
     assert_eq!((&json(&body)["function"], &json(&body)["status"]), (&json!("myfunc"), &json!("deployed")));
 
@@ -62,12 +68,24 @@ fn the_quick_start_word_for_word() {
 #[test]
 fn every_route_has_its_statuses_and_bodies() {
     let server = SERVER.get();
-    for (method, path) in [("POST", "/invoke/nobody"), ("GET", "/info/nobody"), ("DELETE", "/del/nobody"), ("GET", "/logs/nobody"), ("POST", "/config/nobody")] {
+    for (method, path) in [
+        ("POST", "/invoke/nobody"),
+        ("GET", "/info/nobody"),
+        ("DELETE", "/del/nobody"),
+        ("GET", "/logs/nobody"),
+        ("POST", "/config/nobody"),
+    ] {
         let answer = server.request(method, path, &[], b"{}").expect(404);
         assert_eq!(answer.json()["error"], "Function not found!", "{method} {path}");
         assert!(answer.header("content-type").unwrap().starts_with("application/json"));
     }
-    for (method, path, allow) in [("GET", "/deploy", "POST"), ("POST", "/info", "GET"), ("GET", "/del/x", "DELETE"), ("GET", "/config/x", "POST"), ("PUT", "/logs/x", "GET")] {
+    for (method, path, allow) in [
+        ("GET", "/deploy", "POST"),
+        ("POST", "/info", "GET"),
+        ("GET", "/del/x", "DELETE"),
+        ("GET", "/config/x", "POST"),
+        ("PUT", "/logs/x", "GET"),
+    ] {
         let answer = server.request(method, path, &[], b"").expect(405);
         assert!(answer.header("allow").unwrap().contains(allow), "{method} {path}");
     }
@@ -75,7 +93,10 @@ fn every_route_has_its_statuses_and_bodies() {
         server.request("POST", path, &[], b"").expect(if path == "/info/a/b" { 405 } else { 404 });
     }
     let (kind, body) = form(&[("funcName", "x")], None);
-    assert_eq!(server.request("POST", "/deploy", &[("Content-Type", &kind)], &body).expect(400).error(), "missing zip file");
+    assert_eq!(
+        server.request("POST", "/deploy", &[("Content-Type", &kind)], &body).expect(400).error(),
+        "missing zip file"
+    );
     assert_eq!(server.request("POST", "/deploy", &[], b"").expect(400).error(), "missing zip file");
     assert_eq!(server.get("/health").expect(200).json(), json!({"status": "ok"}));
     assert_eq!(server.get("/readyz").expect(200).json(), json!({"status": "ready"}));
@@ -86,7 +107,11 @@ fn every_route_has_its_statuses_and_bodies() {
 fn the_name_is_that_of_the_file_or_of_the_field() {
     let server = SERVER.get();
     let zip = Lang::Node.inline("'x'");
-    for (fields, file, name) in [(&[][..], "by-file.zip", "by-file"), (&[("funcName", "by-field")], "whatever.zip", "by-field"), (&[], "no-extension", "no-extension")] {
+    for (fields, file, name) in [
+        (&[][..], "by-file.zip", "by-file"),
+        (&[("funcName", "by-field")], "whatever.zip", "by-field"),
+        (&[], "no-extension", "no-extension"),
+    ] {
         let (kind, body) = form(fields, Some((file, &zip)));
         let answer = server.request("POST", "/deploy", &[("Content-Type", &kind)], &body).expect(201);
         assert_eq!(answer.json()["function"], name);
@@ -102,7 +127,11 @@ fn the_name_is_that_of_the_file_or_of_the_field() {
 #[test]
 fn a_deployment_says_what_it_did_and_can_be_repeated() {
     let server = SERVER.get();
-    let first = server.deploy("again", &Lang::Node.inline("1"), &[("memory", "256"), ("timeout", "1500ms"), ("env", r#"{"A":"b"}"#)]);
+    let first = server.deploy(
+        "again",
+        &Lang::Node.inline("1"),
+        &[("memory", "256"), ("timeout", "1500ms"), ("env", r#"{"A":"b"}"#)],
+    );
     assert_eq!(first["status"], "deployed");
     assert_eq!(first["handler"], "index.handler");
     assert!(first["runtime"].as_str().unwrap().starts_with("nodejs"));
@@ -112,7 +141,11 @@ fn a_deployment_says_what_it_did_and_can_be_repeated() {
     assert!(second["revision"].as_u64() > first["revision"].as_u64());
     assert_ne!(second["codeSha256"], first["codeSha256"]);
     let info = server.get("/info/again").expect(200).json();
-    assert_eq!((&info["memory"], &info["timeout"], &info["env"]), (&json!(256), &json!(1500), &json!({"A": "b"})), "settings stay");
+    assert_eq!(
+        (&info["memory"], &info["timeout"], &info["env"]),
+        (&json!(256), &json!(1500), &json!({"A": "b"})),
+        "settings stay"
+    );
     assert_eq!(server.invoke("again", "").expect(200).text(), "2");
 }
 
@@ -127,14 +160,28 @@ fn configuration_changes_by_json_and_is_checked() {
     assert_eq!((&info["rateLimit"], &info["timeout"]), (&json!(7), &json!(2000)));
     assert_eq!(server.invoke("conf", "1").expect(200).json()["env"], "new");
     for (bad, word) in [
-        (r#"{"memroy":1}"#, "memory"), (r#"{"memory":1}"#, "64"), (r#"{"memory":128,"memory":129}"#, "twice"), ("[]", "object"), ("{", "body"),
-        (r#"{"env":{"LD_PRELOAD":"x"}}"#, "LD_PRELOAD"), (r#"{"env":{"PATH=x":"x"}}"#, "environment name"), (r#"{"handler":"../../x.y"}"#, "handler"),
-        (r#"{"runtime":"java21"}"#, "runtime"), (r#"{"timeout":0}"#, "timeout"), (r#"{"timeout":"soon"}"#, "timeout"), (r#"{"network":"all"}"#, "network"),
+        (r#"{"memroy":1}"#, "memory"),
+        (r#"{"memory":1}"#, "64"),
+        (r#"{"memory":128,"memory":129}"#, "twice"),
+        ("[]", "object"),
+        ("{", "body"),
+        (r#"{"env":{"LD_PRELOAD":"x"}}"#, "LD_PRELOAD"),
+        (r#"{"env":{"PATH=x":"x"}}"#, "environment name"),
+        (r#"{"handler":"../../x.y"}"#, "handler"),
+        (r#"{"runtime":"java21"}"#, "runtime"),
+        (r#"{"timeout":0}"#, "timeout"),
+        (r#"{"timeout":"soon"}"#, "timeout"),
+        (r#"{"network":"all"}"#, "network"),
     ] {
         let answer = server.post("/config/conf", bad).expect(400);
         assert!(answer.error().contains(word), "{bad}: {}", answer.text());
     }
-    assert_eq!(server.get("/info/conf").json(), { let mut i = info; i["invokeCount"] = json!(1); i["lastInvokedAt"] = server.get("/info/conf").json()["lastInvokedAt"].clone(); i });
+    assert_eq!(server.get("/info/conf").json(), {
+        let mut i = info;
+        i["invokeCount"] = json!(1);
+        i["lastInvokedAt"] = server.get("/info/conf").json()["lastInvokedAt"].clone();
+        i
+    });
 }
 
 /// The rate limit of the second Glambdar: a bucket of a tenth, its sentence, and a hint when to come back.
@@ -155,8 +202,15 @@ fn the_rate_limit_speaks_as_glambdar_does() {
 fn logs_are_json_and_lines() {
     let server = SERVER.get();
     let name = server.deploy_case(Lang::Node, "logs", &[]);
-    let id = server.invoke(&name, r#"{"lines":["first line","second line"]}"#).expect(200).header("offshoot-request-id").unwrap().to_owned();
-    crate::harness::eventually("the log is there", crate::harness::PATIENCE, || server.logs(&name).iter().any(|l| l.starts_with("REPORT")));
+    let id = server
+        .invoke(&name, r#"{"lines":["first line","second line"]}"#)
+        .expect(200)
+        .header("offshoot-request-id")
+        .unwrap()
+        .to_owned();
+    crate::harness::eventually("the log is there", crate::harness::PATIENCE, || {
+        server.logs(&name).iter().any(|l| l.starts_with("REPORT"))
+    });
     let whole = server.get(&format!("/logs/{name}")).expect(200).json();
     assert_eq!(whole["function"], name.as_str());
     let texts: Vec<&str> = whole["logs"].as_array().unwrap().iter().map(|l| l["text"].as_str().unwrap()).collect();
@@ -218,7 +272,8 @@ fn large_and_binary_bodies_pass(lang: Lang) {
 fn headers_may_be_arrays(lang: Lang) {
     let server = SERVER.get();
     let name = server.deploy_case(lang, "mirror", &[]);
-    let reply = r#"{"statusCode":201,"headers":{"X-Many":["a","b"],"Set-Cookie":["c=1","d=2"],"X-Number":5},"body":"text"}"#;
+    let reply =
+        r#"{"statusCode":201,"headers":{"X-Many":["a","b"],"Set-Cookie":["c=1","d=2"],"X-Number":5},"body":"text"}"#;
     let answer = server.invoke(&name, reply).expect(201);
     assert_eq!(answer.headers_named("x-many"), ["a", "b"]);
     assert_eq!(answer.headers_named("set-cookie"), ["c=1", "d=2"]);
@@ -229,7 +284,13 @@ fn requests_arrive_whole(lang: Lang) {
     let server = SERVER.get();
     let name = server.deploy_case(lang, "echo", &[]);
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
-        let headers = [("X-Twice", "1"), ("x-twice", "2"), ("Content-Type", "text/plain"), ("Connection", "keep-alive, X-Hop"), ("X-Hop", "secret")];
+        let headers = [
+            ("X-Twice", "1"),
+            ("x-twice", "2"),
+            ("Content-Type", "text/plain"),
+            ("Connection", "keep-alive, X-Hop"),
+            ("X-Hop", "secret"),
+        ];
         let path = format!("/invoke/{name}/a%20b/../c?q=1&q=2&r=%26");
         let seen = server.request(method, &path, &headers, b"h\xc3\xa9llo").expect(200).json();
         assert_eq!((&seen["method"], &seen["query"]), (&json!(method), &json!("q=1&q=2&r=%26")));
@@ -284,9 +345,15 @@ per_language! {
 #[test]
 fn golden_info() {
     let server = SERVER.get();
-    server.deploy("golden", &zip_of(&[("index.js", b"exports.handler = async () => 1;\n")]), &[("env", r#"{"B":"2","A":"1"}"#), ("runtime", &node_runtime(&server))]);
+    server.deploy(
+        "golden",
+        &zip_of(&[("index.js", b"exports.handler = async () => 1;\n")]),
+        &[("env", r#"{"B":"2","A":"1"}"#), ("runtime", &node_runtime(&server))],
+    );
     let mut info = server.get("/info/golden").expect(200).json();
-    for (key, plain) in [("createdAt", "<time>"), ("updatedAt", "<time>"), ("codeSha256", "<digest>"), ("runtime", "<runtime>")] {
+    for (key, plain) in
+        [("createdAt", "<time>"), ("updatedAt", "<time>"), ("codeSha256", "<digest>"), ("runtime", "<runtime>")]
+    {
         assert!(info[key].is_string(), "{key}");
         info[key] = json!(plain);
     }

@@ -10,14 +10,19 @@ use serde_json::json;
 
 use crate::harness::{Lang, PATIENCE, Server, Shared, eventually, parallel, per_language};
 
-static SERVER: Shared = Shared::new(&["--prewarm", "false", "--limits-queue-wait-ms", "400"]);
-const THRIFTY: &[&str] = &["--prewarm", "false", "--keep-alive-ms", "1500", "--freeze-after-ms", "200"];
+static SERVER: Shared = Shared::new(&["--prewarm=false", "--limits-queue-wait-ms", "400"]);
+const THRIFTY: &[&str] = &["--prewarm=false", "--keep-alive-ms", "1500", "--freeze-after-ms", "200"];
 
 fn the_first_call_is_cold_and_the_next_are_warm(lang: Lang) {
     let server = SERVER.get();
     let name = server.deploy_case(lang, "counter", &[]);
     let first = server.native(&name, "").expect(200);
-    assert_eq!((first.header("offshoot-start"), &first.json()["count"]), (Some("clone"), &json!(1)), "{}", first.text());
+    assert_eq!(
+        (first.header("offshoot-start"), &first.json()["count"]),
+        (Some("clone"), &json!(1)),
+        "{}",
+        first.text()
+    );
     for n in 2..10 {
         let next = server.native(&name, "").expect(200);
         assert_eq!((next.header("offshoot-start"), &next.json()["count"]), (Some("warm"), &json!(n)));
@@ -42,7 +47,8 @@ fn code_is_replaced_atomically_under_load(lang: Lang) {
                     let mut calls = 0;
                     while !stop.load(Ordering::SeqCst) {
                         let at_least = deployed.load(Ordering::SeqCst);
-                        let answer = connection.request("POST", &format!("/invoke/{name}"), &[], b"").unwrap().expect(200);
+                        let answer =
+                            connection.request("POST", &format!("/invoke/{name}"), &[], b"").unwrap().expect(200);
                         let got: u32 = answer.text().parse().unwrap();
                         assert!(got >= at_least, "version {got} answered after version {at_least} was deployed");
                         calls += 1;
@@ -103,13 +109,44 @@ fn the_functions_concurrency_is_a_limit(lang: Lang) {
     let server = SERVER.get();
     let name = format!("narrow-{}", lang.dir());
     server.deploy(&name, &lang.zip("sleeps"), &[("concurrency", "2")]);
-    server.invoke(&name, "1").expect(200);
     let answers = parallel(6, |_| server.invoke(&name, "1500"));
     let count = |status: u16| answers.iter().filter(|a| a.status == status).count();
     assert_eq!((count(200), count(429)), (2, 4), "{:?}", answers.iter().map(|a| a.status).collect::<Vec<_>>());
     let refused = answers.iter().find(|a| a.status == 429).unwrap();
     assert!(refused.header("retry-after").is_some() && refused.error().contains("concurrency"), "{}", refused.text());
     assert_eq!(server.native(&name, "1").expect(200).header("offshoot-start"), Some("warm"), "no permit was lost");
+    server.delete(&name);
+}
+
+/// More callers at once than the machine starts instances at once: most are served by instances that others caused.
+fn a_cold_burst_is_served(lang: Lang) {
+    let server = Server::start(&[]);
+    let name = server.deploy_case(lang, "counter", &[]);
+    for round in 0..5 {
+        server.post(&format!("/config/{name}"), format!("{{\"env\":{{\"ROUND\":\"{round}\"}}}}")).expect(200);
+        let answers = parallel(48, |_| server.invoke(&name, ""));
+        assert!(
+            answers.iter().all(|a| a.status == 200),
+            "round {round}: {:?}",
+            answers.iter().map(|a| a.status).collect::<Vec<_>>()
+        );
+    }
+    server.get("/health").expect(200);
+}
+
+/// What a function usually takes is only a guess about what it takes now.
+fn an_unusually_slow_call_does_not_hold_up_the_next(lang: Lang) {
+    let server = SERVER.get();
+    let name = format!("moody-{}", lang.dir());
+    server.deploy(&name, &lang.zip("sleeps"), &[]);
+    (0..20).for_each(|_| drop(server.invoke(&name, "1").expect(200)));
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| server.invoke(&name, "3000"));
+        thread::sleep(Duration::from_millis(200));
+        let next = server.native(&name, "1");
+        assert_eq!(next.status, 200, "no limit is set, and the call was refused: {}", next.text());
+        slow.join().unwrap().expect(200);
+    });
     server.delete(&name);
 }
 
@@ -130,7 +167,11 @@ fn frozen_instances_thaw_and_idle_ones_end(lang: Lang) {
     let born = server.invoke(&name, "").expect(200).json()["born"].clone();
     thread::sleep(Duration::from_millis(1000));
     let again = server.native(&name, "").expect(200);
-    assert_eq!((again.header("offshoot-start"), &again.json()["born"]), (Some("warm"), &born), "it was frozen, not ended");
+    assert_eq!(
+        (again.header("offshoot-start"), &again.json()["born"]),
+        (Some("warm"), &born),
+        "it was frozen, not ended"
+    );
     eventually("it has ended for being idle", PATIENCE, || server.boxed().is_empty());
     let anew = server.native(&name, "").expect(200);
     assert_eq!((anew.header("offshoot-start"), &anew.json()["count"]), (Some("clone"), &json!(1)));
@@ -179,11 +220,20 @@ fn a_snapshot_initialises_once(lang: Lang) {
 fn clones_of_a_snapshot_are_boxed_like_others(lang: Lang) {
     let server = SERVER.get();
     let name = format!("boxed-snapshot-{}", lang.dir());
-    server.deploy(&name, &lang.zip("eats_memory"), &[("snapshot", "on"), ("memory", "128"), ("tmp", "1024"), ("timeout", "30s")]);
+    server.deploy(
+        &name,
+        &lang.zip("eats_memory"),
+        &[("snapshot", "on"), ("memory", "128"), ("tmp", "1024"), ("timeout", "30s")],
+    );
     for way in ["tmp", "buffers"] {
         let way = if lang == Lang::Python && way == "buffers" { "heap" } else { way };
         let answer = server.native(&name, way).expect(200);
-        assert_eq!((answer.header("offshoot-start"), answer.header("offshoot-function-error")), (Some("restore"), Some("out-of-memory")), "{way}: {}", answer.text());
+        assert_eq!(
+            (answer.header("offshoot-start"), answer.header("offshoot-function-error")),
+            (Some("restore"), Some("out-of-memory")),
+            "{way}: {}",
+            answer.text()
+        );
     }
     let probe = format!("probed-snapshot-{}", lang.dir());
     server.deploy(&probe, &lang.zip("probe"), &[("snapshot", "on"), ("memory", "512"), ("timeout", "60s")]);
@@ -191,10 +241,18 @@ fn clones_of_a_snapshot_are_boxed_like_others(lang: Lang) {
     let answer = server.native(&probe, ask.to_string()).expect(200);
     assert_eq!(answer.header("offshoot-start"), Some("restore"), "{}", answer.text());
     let found = answer.json();
-    let through: Vec<_> = found["attempts"].as_object().unwrap().iter().filter(|(_, how)| how.as_str().unwrap().starts_with("got")).collect();
+    let through: Vec<_> = found["attempts"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, how)| how.as_str().unwrap().starts_with("got"))
+        .collect();
     assert!(through.is_empty(), "{through:#?}");
     let status = &found["facts"]["status"];
-    assert_eq!((status["CapBnd"].as_str().map(str::trim), status["NoNewPrivs"].as_str().map(str::trim)), (Some("0000000000000000"), Some("1")));
+    assert_eq!(
+        (status["CapBnd"].as_str().map(str::trim), status["NoNewPrivs"].as_str().map(str::trim)),
+        (Some("0000000000000000"), Some("1"))
+    );
     assert!(found["facts"]["pids"].as_u64().unwrap() <= 2, "{}", found["facts"]["pids"]);
     server.delete(&name);
     server.delete(&probe);
@@ -205,7 +263,8 @@ fn a_snapshot_that_cannot_be_made_says_why(lang: Lang) {
     let name = format!("no-snapshot-{}", lang.dir());
     let answer = server.try_deploy(&name, &lang.zip("init_fails"), &[("snapshot", "on")]);
     // It may be refused at once or answered at the first call; either way the reason is told.
-    let said = if answer.status == 201 { server.native(&name, "").expect(200).text() } else { answer.expect(400).text() };
+    let said =
+        if answer.status == 201 { server.native(&name, "").expect(200).text() } else { answer.expect(400).text() };
     assert!(said.contains("the moon is in the wrong phase"), "{said}");
     server.request("DELETE", &format!("/del/{name}"), &[], b"");
 }
@@ -216,6 +275,8 @@ per_language! {
     what_runs_ends_on_the_code_it_began_with
     what_runs_ends_although_the_function_is_deleted
     the_functions_concurrency_is_a_limit
+    a_cold_burst_is_served
+    an_unusually_slow_call_does_not_hold_up_the_next
     one_instance_serves_several_when_it_may
     frozen_instances_thaw_and_idle_ones_end
     a_functions_own_keep_alive_wins
@@ -241,10 +302,10 @@ fn a_caller_that_leaves_holds_nothing() {
 /// Deploy, call, delete, fifty times: nothing piles up.
 #[test]
 fn a_hundred_short_lives_leave_nothing() {
-    let server = Server::start(&["--prewarm", "false"]);
+    let server = Server::start(&["--prewarm=false"]);
     let round = |n: usize| {
         let lang = Lang::ALL[n % 2];
-        let fields: &[(&str, &str)] = if n % 5 == 0 { &[("snapshot", "on")] } else { &[] };
+        let fields: &[(&str, &str)] = if n.is_multiple_of(5) { &[("snapshot", "on")] } else { &[] };
         server.deploy("mayfly", &lang.zip("counter"), fields);
         assert_eq!(server.invoke("mayfly", "").expect(200).json()["count"], 1);
         server.delete("mayfly");
@@ -262,8 +323,12 @@ fn a_hundred_short_lives_leave_nothing() {
 fn golden_report_lines() {
     let server = SERVER.get();
     server.deploy("reported", &Lang::Node.inline("1"), &[]);
-    let ids: Vec<String> = (0..2).map(|_| server.invoke("reported", "").expect(200).header("offshoot-request-id").unwrap().to_owned()).collect();
-    eventually("both are reported", PATIENCE, || server.logs("reported").iter().filter(|l| l.starts_with("REPORT")).count() == 2);
+    let ids: Vec<String> = (0..2)
+        .map(|_| server.invoke("reported", "").expect(200).header("offshoot-request-id").unwrap().to_owned())
+        .collect();
+    eventually("both are reported", PATIENCE, || {
+        server.logs("reported").iter().filter(|l| l.starts_with("REPORT")).count() == 2
+    });
     let mut text = server.logs("reported").join("\n");
     for id in &ids {
         text = text.replace(id, "<id>");

@@ -86,7 +86,6 @@ fn zip(entries: &[Entry]) -> Vec<u8> {
         directory.extend_from_slice(&e.made_by.to_le_bytes());
         common(&mut directory, &e.name);
         directory.extend_from_slice(&[0; 6]);
-        directory.extend_from_slice(&[0; 2]);
         directory.extend_from_slice(&(e.mode << 16).to_le_bytes());
         directory.extend_from_slice(&offset.to_le_bytes());
         directory.extend_from_slice(&e.name);
@@ -108,7 +107,14 @@ fn zip(entries: &[Entry]) -> Vec<u8> {
 fn refused(cases: &[(&str, Vec<u8>, &str)]) {
     let server = Server::start(LIMITS);
     server.deploy("settled", &Lang::Node.inline("1"), &[]);
-    let outside = |dir: &Path| -> Vec<_> { fs::read_dir(dir).unwrap().flatten().map(|e| e.file_name()).filter(|n| n.to_str().is_some_and(|n| n.contains("evil"))).collect() };
+    let outside = |dir: &Path| -> Vec<_> {
+        fs::read_dir(dir)
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name())
+            .filter(|n| n.to_str().is_some_and(|n| n.contains("evil")))
+            .collect()
+    };
     let before = server.usage();
     for (what, bytes, word) in cases {
         let answer = server.try_deploy("hostile", bytes, &[]);
@@ -132,14 +138,43 @@ fn refused(cases: &[(&str, Vec<u8>, &str)]) {
 fn names_do_not_leave_the_tree() {
     let mut cases = Vec::new();
     for name in [
-        "../evil.js", "../../../../../../../../tmp/evil", "/tmp/evil", "a/../../evil", "a/../../../evil", "C:\\evil", "C:/evil", "..\\evil", "\\\\host\\evil",
-        "a\\..\\..\\evil", "./evil", "a//evil", "a/./evil", "", "..", "../", "/", "code-evil/../../x", "a\0evil", "a\nevil", "\x1b[2Jevil",
+        "../evil.js",
+        "../../../../../../../../tmp/evil",
+        "/tmp/evil",
+        "a/../../evil",
+        "a/../../../evil",
+        "C:\\evil",
+        "C:/evil",
+        "..\\evil",
+        "\\\\host\\evil",
+        "a\\..\\..\\evil",
+        "./evil",
+        "a//evil",
+        "a/./evil",
+        "",
+        "..",
+        "../",
+        "/",
+        "code-evil/../../x",
+        "a\0evil",
+        "a\nevil",
+        "\x1b[2Jevil",
     ] {
         let e = Entry { name: name.as_bytes().to_vec(), ..entry("x", "evil") };
-        cases.push((name, zip(&[index(), e]), "illegal file path"));
+        // With a slash at its end it is refused even before its name is judged: a directory cannot have content.
+        let word = if name.ends_with('/') { "error opening zip" } else { "illegal file path" };
+        cases.push((name, zip(&[index(), e]), word));
     }
-    cases.push(("not UTF-8", zip(&[index(), Entry { name: b"\xff\xfe\xc0\xae".to_vec(), ..entry("x", "evil") }]), "illegal file path"));
-    cases.push(("overlong dots", zip(&[index(), Entry { name: b"\xc0\xae\xc0\xae/evil".to_vec(), ..entry("x", "evil") }]), "illegal file path"));
+    cases.push((
+        "not UTF-8",
+        zip(&[index(), Entry { name: b"\xff\xfe\xc0\xae".to_vec(), ..entry("x", "evil") }]),
+        "illegal file path",
+    ));
+    cases.push((
+        "overlong dots",
+        zip(&[index(), Entry { name: b"\xc0\xae\xc0\xae/evil".to_vec(), ..entry("x", "evil") }]),
+        "illegal file path",
+    ));
     cases.push(("a name of 300 bytes", zip(&[index(), entry(&"n".repeat(300), "evil")]), "long"));
     cases.push(("a path of 200 folders", zip(&[index(), entry(&format!("{}evil", "d/".repeat(200)), "evil")]), "long"));
     refused(&cases);
@@ -152,8 +187,16 @@ fn links_and_special_files_are_not_taken_along() {
     refused(&[
         ("a link to a file of the host", zip(&[index(), link("shadow", "/etc/shadow")]), "link"),
         ("a link out of the tree", zip(&[index(), link("up", "../../../../etc/passwd")]), "link"),
-        ("a link to a directory, then a file through it", zip(&[index(), link("d", "/tmp"), entry("d/evil", "x")]), "d"),
-        ("a link inside, then a file through it", zip(&[index(), entry("real/x", "x"), link("d", "real"), entry("d/evil", "x")]), "d"),
+        (
+            "a link to a directory, then a file through it",
+            zip(&[index(), link("d", "/tmp"), entry("d/evil", "x")]),
+            "d",
+        ),
+        (
+            "a link inside, then a file through it",
+            zip(&[index(), entry("real/x", "x"), link("d", "real"), entry("d/evil", "x")]),
+            "d",
+        ),
         ("links in a circle", zip(&[index(), link("a", "b"), link("b", "a")]), "link"),
         ("a link out by another link", zip(&[index(), link("a", "."), link("b", "a/../../evil")]), "link"),
         ("a device", zip(&[index(), of_mode("disk", "", 0o060_666)]), "device"),
@@ -169,8 +212,16 @@ fn links_that_stay_inside_and_plain_modes_are_fine() {
     let setuid = Entry { mode: 0o106_755, ..entry("bin/tool", "#!/bin/sh\n") };
     let link = Entry { mode: 0o120_777, ..entry("alias.js", "real.js") };
     let code = "const fs = require('fs'); exports.handler = async () => ({ body: [require('./alias.js'), (fs.statSync('/var/task/bin/tool').mode & 0o7777).toString(8)] });";
-    server.deploy("linked", &zip(&[entry("index.js", code), entry("real.js", "module.exports = 'through the link';"), link, setuid]), &[]);
-    assert_eq!(server.invoke("linked", "").expect(200).json(), serde_json::json!(["through the link", "755"]), "no set-user-id bit stays");
+    server.deploy(
+        "linked",
+        &zip(&[entry("index.js", code), entry("real.js", "module.exports = 'through the link';"), link, setuid]),
+        &[],
+    );
+    assert_eq!(
+        server.invoke("linked", "").expect(200).json(),
+        serde_json::json!(["through the link", "755"]),
+        "no set-user-id bit stays"
+    );
     server.delete("linked");
 }
 
@@ -192,14 +243,26 @@ fn archives_that_can_be_read_in_two_ways_are_refused() {
     let mut count = plain.clone();
     let at = count.len() - 14;
     count[at..at + 4].copy_from_slice(&[9, 0, 9, 0]);
-    let second_name = { let mut extra = vec![0x75, 0x70, 13, 0, 1, 0, 0, 0, 0]; extra.extend_from_slice(b"other.js"); extra };
+    let second_name = {
+        let mut extra = vec![0x75, 0x70, 13, 0, 1, 0, 0, 0, 0];
+        extra.extend_from_slice(b"other.js");
+        extra
+    };
     refused(&[
         ("a name twice", twice("a.js", "a.js"), "twice"),
         ("twins by case", twice("a.js", "A.JS"), "case"),
         ("a file and a folder of one name", twice("a", "a/b"), "a"),
         ("a file and a folder entry", twice("a", "a/"), "a"),
-        ("another name in front of the entry", zip(&[index(), Entry { local_name: Some(b"b.js".to_vec()), ..entry("a.js", "x") }]), "disagree"),
-        ("a second name in the extra field", zip(&[index(), Entry { extra: second_name, ..entry("a.js", "x") }]), "two names"),
+        (
+            "another name in front of the entry",
+            zip(&[index(), Entry { local_name: Some(b"b.js".to_vec()), ..entry("a.js", "x") }]),
+            "disagree",
+        ),
+        (
+            "a second name in the extra field",
+            zip(&[index(), Entry { extra: second_name, ..entry("a.js", "x") }]),
+            "two names",
+        ),
         ("data before it", before, "error opening zip"),
         ("data after it", after, "after its end"),
         ("two ends", two_ends, "error opening zip"),
@@ -257,7 +320,17 @@ fn bombs_do_not_go_off() {
 fn an_archive_in_an_archive_is_a_file() {
     let server = SERVER.get();
     let inner = zip(&[entry("../evil", "x")]);
-    server.deploy("nested", &zip_of(&[("index.js", b"exports.handler = async () => ({ body: require('fs').statSync('/var/task/inner.zip').size });"), ("inner.zip", &inner)]), &[]);
+    server.deploy(
+        "nested",
+        &zip_of(&[
+            (
+                "index.js",
+                b"exports.handler = async () => ({ body: require('fs').statSync('/var/task/inner.zip').size });",
+            ),
+            ("inner.zip", &inner),
+        ]),
+        &[],
+    );
     assert_eq!(server.invoke("nested", "").expect(200).json(), inner.len());
     server.delete("nested");
 }
@@ -265,7 +338,15 @@ fn an_archive_in_an_archive_is_a_file() {
 #[test]
 fn a_folder_around_everything_is_left_out() {
     let server = SERVER.get();
-    server.deploy("folder", &zip_of(&[("my-function/index.js", b"exports.handler = async () => ({ body: 'inside' });"), ("my-function/lib/x.js", b""), ("__MACOSX/._index.js", b"")]), &[]);
+    server.deploy(
+        "folder",
+        &zip_of(&[
+            ("my-function/index.js", b"exports.handler = async () => ({ body: 'inside' });"),
+            ("my-function/lib/x.js", b""),
+            ("__MACOSX/._index.js", b""),
+        ]),
+        &[],
+    );
     assert_eq!(server.invoke("folder", "").expect(200).json(), "inside");
     server.delete("folder");
 }
@@ -275,11 +356,31 @@ fn settings_are_checked_before_anything_is_made() {
     let server = SERVER.get();
     let good = Lang::Node.inline("1");
     for (field, value, word) in [
-        ("handler", "index;id.x", "handler"), ("handler", "$(id).x", "handler"), ("handler", "../x.y", "handler"), ("runtime", "node", "runtime"),
-        ("runtime", "nodejs99.x", "nodejs99.x"), ("runtime", "{{7*7}}", "runtime"), ("memory", "63", "64"), ("memory", "99999999", "32768"), ("memory", "-1", "memory"),
-        ("timeout", "0", "timeout"), ("timeout", "2h", "timeout"), ("timeout", "NaN", "timeout"), ("cpu", "1e9", "cpu"), ("tmp", "0", "tmp"), ("maxConcurrency", "0", "maxConcurrency"),
-        ("env", r#"{"LD_PRELOAD":"/x"}"#, "LD_PRELOAD"), ("env", r#"{"_HANDLER":"x"}"#, "_HANDLER"), ("env", r#"{"A=B":"x"}"#, "environment name"), ("env", r#"{"A":"\u0000"}"#, "NUL"),
-        ("env", r#"{"A":"1","A":"2"}"#, "twice"), ("env", "[]", "env"), ("snapshot", "maybe", "on or off"), ("network", "everything", "network"), ("convention", "soap", "convention"), ("colour", "red", "colour"),
+        ("handler", "index;id.x", "handler"),
+        ("handler", "$(id).x", "handler"),
+        ("handler", "../x.y", "handler"),
+        ("runtime", "node", "runtime"),
+        ("runtime", "nodejs99.x", "nodejs99.x"),
+        ("runtime", "{{7*7}}", "runtime"),
+        ("memory", "63", "64"),
+        ("memory", "99999999", "32768"),
+        ("memory", "-1", "memory"),
+        ("timeout", "0", "timeout"),
+        ("timeout", "2h", "timeout"),
+        ("timeout", "NaN", "timeout"),
+        ("cpu", "1e9", "cpu"),
+        ("tmp", "0", "tmp"),
+        ("maxConcurrency", "0", "maxConcurrency"),
+        ("env", r#"{"LD_PRELOAD":"/x"}"#, "LD_PRELOAD"),
+        ("env", r#"{"_HANDLER":"x"}"#, "_HANDLER"),
+        ("env", r#"{"A=B":"x"}"#, "environment name"),
+        ("env", r#"{"A":"\u0000"}"#, "NUL"),
+        ("env", r#"{"A":"1","A":"2"}"#, "twice"),
+        ("env", "[]", "env"),
+        ("snapshot", "maybe", "on or off"),
+        ("network", "everything", "network"),
+        ("convention", "soap", "convention"),
+        ("colour", "red", "colour"),
     ] {
         let answer = server.try_deploy("checked", &good, &[(field, value)]).expect(400);
         assert!(answer.error().contains(word), "{field}={value}: {}", answer.text());
@@ -297,14 +398,24 @@ fn settings_are_checked_before_anything_is_made() {
 #[test]
 fn deployments_of_one_name_do_not_mix() {
     let server = SERVER.get();
-    let answers = parallel(8, |i| server.deploy("contested", &Lang::Node.inline(&format!("'from {i}'")), &[("env", &format!("{{\"FROM\":\"{i}\"}}"))]));
+    let answers = parallel(8, |i| {
+        server.deploy(
+            "contested",
+            &Lang::Node.inline(&format!("'from {i}'")),
+            &[("env", &format!("{{\"FROM\":\"{i}\"}}"))],
+        )
+    });
     let mut revisions: Vec<u64> = answers.iter().map(|a| a["revision"].as_u64().unwrap()).collect();
     revisions.sort_unstable();
     revisions.dedup();
     assert_eq!(revisions.len(), 8, "every deployment made a revision of its own");
     let info = server.get("/info/contested").json();
     let from = info["env"]["FROM"].as_str().unwrap();
-    assert_eq!(server.invoke("contested", "").expect(200).json(), format!("from {from}"), "code and configuration of one deployment");
+    assert_eq!(
+        server.invoke("contested", "").expect(200).json(),
+        format!("from {from}"),
+        "code and configuration of one deployment"
+    );
     let last = answers.iter().max_by_key(|a| a["revision"].as_u64()).unwrap();
     assert_eq!((&info["codeSha256"], &info["revision"]), (&last["codeSha256"], &last["revision"]));
     server.delete("contested");
@@ -325,13 +436,21 @@ fn forms_may_be_malformed_in_every_way() {
         ("no end", ok, file.clone()),
         ("nothing", ok, String::new()),
         ("no name", ok, part("filename=\"x.zip\"", "x") + "--b--\r\n"),
-        ("the same field twice", ok, part("name=\"funcName\"", "a") + &part("name=\"funcName\"", "b") + &file + "--b--\r\n"),
+        (
+            "the same field twice",
+            ok,
+            part("name=\"funcName\"", "a") + &part("name=\"funcName\"", "b") + &file + "--b--\r\n",
+        ),
         ("two files", ok, file.clone() + &file + "--b--\r\n"),
         ("too many parts", ok, part("name=\"x\"", "1").repeat(100_000) + "--b--\r\n"),
         ("endless part head", ok, format!("--b\r\nX: {}", "y".repeat(200_000))),
         ("endless preamble", ok, "p".repeat(2 << 20)),
         ("a field of a megabyte", ok, part("name=\"funcName\"", &"n".repeat(1 << 20)) + &file + "--b--\r\n"),
-        ("form in a form", ok, format!("--b\r\nContent-Disposition: form-data; name=\"file\"\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--\r\n--b--\r\n")),
+        (
+            "form in a form",
+            ok,
+            "--b\r\nContent-Disposition: form-data; name=\"file\"\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--\r\n--b--\r\n".to_owned(),
+        ),
     ] {
         let answer = send(kind, body.as_bytes());
         assert!(answer.status == 400, "{what}: {} {}", answer.status, answer.text());

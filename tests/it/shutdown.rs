@@ -86,7 +86,14 @@ fn after_sigkill_nothing_runs_and_a_restart_cleans_up() {
         for lang in Lang::ALL {
             for case in ["sleeps", "background"] {
                 let server = &server;
-                scope.spawn(move || Conn::open(server.port).unwrap().request("POST", &format!("/invoke/{case}-{}", lang.dir()), &[], b"5000"));
+                scope.spawn(move || {
+                    Conn::open(server.port).unwrap().request(
+                        "POST",
+                        &format!("/invoke/{case}-{}", lang.dir()),
+                        &[],
+                        b"5000",
+                    )
+                });
             }
         }
         thread::sleep(Duration::from_millis(700));
@@ -95,7 +102,7 @@ fn after_sigkill_nothing_runs_and_a_restart_cleans_up() {
     });
     assert_eq!(server.usage().mounts, 0);
     let after = Server::start_on(&data, &[]);
-    assert_eq!(after.temporary(), Vec::<String>::new());
+    eventually("what the crash left is cleared", PATIENCE, || after.temporary().is_empty());
     assert_eq!(after.get("/info").json()["count"], 6);
     for lang in Lang::ALL {
         after.invoke(&format!("sleeps-{}", lang.dir()), "1").expect(200);
@@ -103,6 +110,23 @@ fn after_sigkill_nothing_runs_and_a_restart_cleans_up() {
     }
     after.clear();
     after.stop();
+}
+
+/// Frozen processes cannot die by themselves; whatever ends the server has to see to it.
+#[test]
+fn frozen_instances_end_with_the_server_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for sudden in [false, true] {
+        let server = Server::start_as(&data, 297_000_000, &["--freeze-after-ms", "200", "--prewarm=false"]);
+        for lang in Lang::ALL {
+            server.deploy_case(lang, "counter", &[]);
+            server.invoke(&format!("counter-{}", lang.dir()), "").expect(200);
+        }
+        thread::sleep(Duration::from_millis(2500));
+        assert_eq!(server.boxed().len(), 2);
+        if sudden { server.kill() } else { server.stop() }
+    }
 }
 
 /// Two servers on one data directory would undo each other's work.

@@ -9,7 +9,7 @@ use crate::harness::{Lang, Server, lock, parallel, per_language, skip};
 const CLONES: usize = 1000;
 
 fn values_of_clones(lang: Lang, snapshot: bool) {
-    let server = Server::start(&["--prewarm", "false"]);
+    let server = Server::start(&["--prewarm=false"]);
     let kind = if snapshot { "restore" } else { "clone" };
     server.deploy("random", &lang.zip("random"), &[("snapshot", if snapshot { "on" } else { "off" })]);
     let seen: Mutex<Vec<BTreeMap<String, String>>> = Mutex::default();
@@ -21,7 +21,10 @@ fn values_of_clones(lang: Lang, snapshot: bool) {
             }
             let answer = connection.request("POST", "/v1/functions/random/invoke", &[], b"").unwrap();
             // Each instance ends after its answer; a call that meets one on its way out is told so.
-            if answer.status != 200 || answer.header("offshoot-function-error").is_some() || answer.header("offshoot-start") != Some(kind) {
+            if answer.status != 200
+                || answer.header("offshoot-function-error").is_some()
+                || answer.header("offshoot-start") != Some(kind)
+            {
                 continue;
             }
             lock(&seen).push(serde_json::from_slice(&answer.body).unwrap());
@@ -35,7 +38,8 @@ fn values_of_clones(lang: Lang, snapshot: bool) {
         .iter()
         .filter_map(|source| {
             let distinct: HashSet<&String> = seen.iter().map(|values| &values[*source]).collect();
-            (distinct.len() < seen.len()).then(|| format!("{source}: {} values in {} instances", distinct.len(), seen.len()))
+            (distinct.len() < seen.len())
+                .then(|| format!("{source}: {} values in {} instances", distinct.len(), seen.len()))
         })
         .collect();
     assert!(repeated.is_empty(), "clones repeat each other: {repeated:#?}");

@@ -308,16 +308,26 @@ fn enter_clone() {
 
 /// Sends a language template's announcement on its control socket.
 pub(crate) fn announce(version: &str) -> Result<()> {
+    find_generators();
     let tasks = std::fs::read_dir("/proc/self/task").map_err(|e| Error::new("list /proc/self/task", e))?;
     let threads = tasks.count() as u32;
     answer(CONTROL, &Answer::Template { version: version.to_owned(), threads }, &[])
 }
 
-/// Mixes `seed` into OpenSSL's random generators, wherever this process has OpenSSL.
-pub(crate) fn reseed(seed: &[u8]) {
-    type Add = unsafe extern "C" fn(*const c_void, c_int, f64);
-    type Poll = unsafe extern "C" fn() -> c_int;
+/// The random generators of every OpenSSL that this process has loaded: addresses of `RAND_add` and `RAND_poll`.
+type Generators = Vec<(usize, usize)>;
+
+/// Looked for before a fork, since a look costs a search through the library path; clones use what was found.
+static GENERATORS: Mutex<Option<Generators>> = Mutex::new(None);
+
+fn generators() -> std::sync::MutexGuard<'static, Option<Generators>> {
+    GENERATORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Looks again: a function that initialises may have loaded another one.
+pub(crate) fn find_generators() {
     let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
+    let mut found = Generators::new();
     for library in [None, Some(c"libcrypto.so.3"), Some(c"libcrypto.so.1.1")] {
         let handle = match library {
             None => libc::RTLD_DEFAULT,
@@ -328,19 +338,32 @@ pub(crate) fn reseed(seed: &[u8]) {
         if library.is_some() && handle.is_null() {
             continue;
         }
-        // SAFETY: the two names have had these signatures in every OpenSSL since 1.0; `seed` lives across the call.
+        // SAFETY: a handle from dlopen or RTLD_DEFAULT, and NUL-terminated names.
+        let pair = unsafe { (libc::dlsym(handle, c"RAND_add".as_ptr()), libc::dlsym(handle, c"RAND_poll".as_ptr())) };
+        let pair = (pair.0 as usize, pair.1 as usize);
+        if pair != (0, 0) && !found.contains(&pair) {
+            found.push(pair);
+        }
+    }
+    *generators() = Some(found);
+}
+
+/// Mixes `seed` into OpenSSL's random generators, wherever this process has OpenSSL.
+pub(crate) fn reseed(seed: &[u8]) {
+    type Add = unsafe extern "C" fn(*const c_void, c_int, f64);
+    type Poll = unsafe extern "C" fn() -> c_int;
+    if generators().is_none() {
+        find_generators();
+    }
+    for (add, poll) in generators().iter().flatten() {
+        // SAFETY: the two names have had these signatures in every OpenSSL since 1.0; `seed` lives across the call, and
+        // the library was loaded when it was found and is never unloaded.
         unsafe {
-            let add = libc::dlsym(handle, c"RAND_add".as_ptr());
-            if !add.is_null() {
-                std::mem::transmute::<*mut c_void, Add>(add)(
-                    seed.as_ptr().cast(),
-                    seed.len() as c_int,
-                    seed.len() as f64,
-                );
+            if *add != 0 {
+                std::mem::transmute::<usize, Add>(*add)(seed.as_ptr().cast(), seed.len() as c_int, seed.len() as f64);
             }
-            let poll = libc::dlsym(handle, c"RAND_poll".as_ptr());
-            if !poll.is_null() {
-                std::mem::transmute::<*mut c_void, Poll>(poll)();
+            if *poll != 0 {
+                std::mem::transmute::<usize, Poll>(*poll)();
             }
         }
     }
@@ -358,6 +381,7 @@ pub extern "C" fn ofs_init(flags: c_int) -> c_int {
     match Template::new(flags, filter) {
         Ok(template) => {
             *state() = Some(template);
+            find_generators();
             0
         }
         Err(e) => -e.code(),

@@ -336,12 +336,19 @@ impl Group {
         }
     }
 
-    /// Open `cgroup.procs` files: a process that writes `0` to each of them joins the group.
+    /// Open files: a process with one thread that writes `0` to each of them joins the group.
+    ///
+    /// In version 1 that file is `tasks`: a thread that moves itself needs no machine-wide lock, whereas moving a process
+    /// through `cgroup.procs` waits for a grace period of the whole machine (kernel/cgroup, `cgroup_procs_write_start`).
     pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+        let file = match &self.tree {
+            Tree::V1 { .. } => "tasks",
+            Tree::V2(_) => "cgroup.procs",
+        };
         self.tree
             .dirs()
             .into_iter()
-            .map(|dir| Ok(File::options().write(true).open(dir.join("cgroup.procs"))?.into()))
+            .map(|dir| Ok(File::options().write(true).open(dir.join(file))?.into()))
             .collect()
     }
 

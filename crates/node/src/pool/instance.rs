@@ -84,6 +84,9 @@ pub(super) enum Said<'a> {
     Ready {
         #[serde(default)]
         version: String,
+        /// What the worker itself measured, in microseconds.
+        #[serde(default)]
+        init_us: u64,
         #[serde(default = "yes")]
         snapshot: bool,
     },

@@ -262,8 +262,10 @@ impl Pool {
         };
         let refusal = match answer {
             Ok(Ok(frame)) => match serde_json::from_slice::<Said<'_>>(&frame.header) {
-                Ok(Said::Ready { version, snapshot: able }) if able || !snapshot => {
-                    tracing::debug!(function = %self.version.config.name, %version, kind = kind.name(), ?start, ?init, "started");
+                Ok(Said::Ready { version, init_us, snapshot: able }) if able || !snapshot => {
+                    tracing::debug!(
+                        function = %self.version.config.name, %version, kind = kind.name(), ?start, ?init, worker_us = init_us, "started"
+                    );
                     return Ok(Loaded { sandbox, birth: Birth { kind, runtime, start, init }, tap });
                 }
                 Ok(Said::Ready { .. }) => {
