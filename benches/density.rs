@@ -107,7 +107,9 @@ fn thousand(report: &mut Report) -> Res<()> {
         format!("{} PSS per instance", mb(crowd / live.len().max(1) as f64)),
         None,
         &format!("{wanted} live, all answer, < 3 GB"),
-        Verdict::of(answered == wanted && again == functions.len() && live.len() >= before + wanted && everything < 3e9),
+        Verdict::of(
+            answered == wanted && again == functions.len() && live.len() >= before + wanted && everything < 3e9,
+        ),
     );
     println!("  {answered} of {wanted} calls answered; {again} of {} functions answer again", functions.len());
     if let Some(why) = landed.iter().find_map(|l| l.as_ref().err()) {

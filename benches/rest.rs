@@ -27,7 +27,14 @@ fn help(report: &mut Report) -> Res<()> {
         floor.push(start_to_exit(&mut Command::new("/bin/true"))?);
     }
     let (mine, least) = (median(&mut ours), median(&mut floor));
-    report.row("rest.help", ms(mine), format!("/bin/true: {}", ms(least)), Some(mine / least), "< 10 ms", Verdict::of(mine < 10.0));
+    report.row(
+        "rest.help",
+        ms(mine),
+        format!("/bin/true: {}", ms(least)),
+        Some(mine / least),
+        "< 10 ms",
+        Verdict::of(mine < 10.0),
+    );
     Ok(())
 }
 
@@ -84,7 +91,11 @@ fn memory(report: &mut Report) -> Res<()> {
     );
     let tree = server.tree();
     let others: Vec<_> = tree.iter().filter(|p| p.pid != server.pid() && p.levels < 3).collect();
-    let text = others.iter().map(|p| format!("{} {}", p.name, mb(procs::memory(p.pid).pss as f64))).collect::<Vec<_>>().join(", ");
+    let text = others
+        .iter()
+        .map(|p| format!("{} {}", p.name, mb(procs::memory(p.pid).pss as f64)))
+        .collect::<Vec<_>>()
+        .join(", ");
     report.row("rest.others", text, "", None, "", Verdict::Info);
     server.stop()
 }

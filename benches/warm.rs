@@ -121,7 +121,8 @@ fn throughput(report: &mut Report) -> Res<()> {
         for lang in Lang::ALL {
             let framework = if lang == Lang::Node { Kind::FrameworkNode } else { Kind::FrameworkPython };
             let (server, ours) = start(lang)?;
-            let mut sides = vec![(Kind::NodeHttp.name(), Kind::NodeHttp.start()?), (framework.name(), framework.start()?)];
+            let mut sides =
+                vec![(Kind::NodeHttp.name(), Kind::NodeHttp.start()?), (framework.name(), framework.start()?)];
             let mut runs: Vec<Vec<Load>> = vec![Vec::new(), Vec::new(), Vec::new()];
             for _ in 0..3 {
                 runs[0].push(load(ours.address, &ours.request, connections, seconds(1.0), seconds(3.0))?);
@@ -129,7 +130,13 @@ fn throughput(report: &mut Report) -> Res<()> {
                     if let Some(peer) = peer {
                         let target = Target::peer(peer);
                         target.check()?;
-                        runs[i + 1].push(load(target.address, &target.request, connections, seconds(1.0), seconds(3.0))?);
+                        runs[i + 1].push(load(
+                            target.address,
+                            &target.request,
+                            connections,
+                            seconds(1.0),
+                            seconds(3.0),
+                        )?);
                     }
                 }
             }
@@ -146,7 +153,13 @@ fn throughput(report: &mut Report) -> Res<()> {
             let rate = |m: &Measured| format!("{:.0}/s", m.per_second);
             let clean = mine.load.errors == 0 && worst < 100_000.0;
             if !clean {
-                println!("  {} errors, slowest {}; first error: {:?}\n{}", mine.load.errors, us(worst), mine.load.first_error, server.log_tail());
+                println!(
+                    "  {} errors, slowest {}; first error: {:?}\n{}",
+                    mine.load.errors,
+                    us(worst),
+                    mine.load.first_error,
+                    server.log_tail()
+                );
             }
             let mine_text = format!("{} (p50 {}, p99 {})", rate(&mine), us(mine.load.at(0.5)), us(mine.load.at(0.99)));
             let bare_rate = if lang == Lang::Node { bare.per_second } else { node_http.max(bare.per_second) };

@@ -55,6 +55,8 @@ pub struct ServeConfig {
     pub freeze_after: Option<Millis>,
     /// Whether instances are started ahead of expected calls.
     pub prewarm: bool,
+    /// How many clones of each language template are made ahead of need.
+    pub spares: u32,
     /// Sandbox features whose absence the operator accepts (names from `DEGRADABLE`).
     pub allow_degraded: Vec<String>,
     /// User ids that instances run under.
@@ -534,6 +536,16 @@ pub static SETTINGS: &[Setting] = &[
         get: |d| json!(d.serve.prewarm),
     },
     Setting {
+        key: "spares",
+        flag: "spares",
+        env: "OFFSHOOT_SPARES",
+        takes: Takes::One("CLONES"),
+        scope: Scope::Serve,
+        help: "Clones of each language template made ahead of need, in boxes that wait for a function; about 1 MB each",
+        set: |d, raw| raw.number().map(|count: u32| d.serve.spares = count),
+        get: |d| json!(d.serve.spares),
+    },
+    Setting {
         key: "allow_degraded",
         flag: "allow-degraded",
         env: "OFFSHOOT_ALLOW_DEGRADED",
@@ -688,6 +700,7 @@ impl Draft {
             keep_alive: Millis(600_000),
             freeze_after: Some(Millis(5_000)),
             prewarm: true,
+            spares: 2,
             allow_degraded: Vec::new(),
             uid_range: 200_000..=265_535,
             cgroup_root: None,

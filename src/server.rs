@@ -153,6 +153,7 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
             keep_alive: config.keep_alive.duration(),
             freeze_after: config.freeze_after.map_or(Duration::MAX, |ms| ms.duration()),
             prewarm: config.prewarm,
+            spares: config.spares as usize,
             cpu_limits: true,
         },
         runtimes: RuntimeOptions {

@@ -35,7 +35,11 @@ impl Reply {
 
     /// An error unless the status is 2xx.
     pub fn good(self) -> Res<Self> {
-        if (200..300).contains(&self.status) { Ok(self) } else { Err(format!("status {}: {}", self.status, self.text()).into()) }
+        if (200..300).contains(&self.status) {
+            Ok(self)
+        } else {
+            Err(format!("status {}: {}", self.status, self.text()).into())
+        }
     }
 }
 
@@ -90,7 +94,8 @@ fn reply(bytes: &[u8], extent: &Extent) -> Reply {
     if extent.chunked {
         let mut rest = raw;
         while let Some(line) = find(rest, b"\r\n") {
-            let size = std::str::from_utf8(&rest[..line]).ok().and_then(|s| usize::from_str_radix(s, 16).ok()).unwrap_or(0);
+            let size =
+                std::str::from_utf8(&rest[..line]).ok().and_then(|s| usize::from_str_radix(s, 16).ok()).unwrap_or(0);
             if size == 0 {
                 break;
             }
@@ -243,14 +248,19 @@ fn reactor() -> Res<tokio::runtime::Runtime> {
 }
 
 /// As many requests as these connections carry, from one thread.
-pub fn load(address: SocketAddr, request: &[u8], connections: usize, warm_up: Duration, duration: Duration) -> Res<Load> {
+pub fn load(
+    address: SocketAddr,
+    request: &[u8],
+    connections: usize,
+    warm_up: Duration,
+    duration: Duration,
+) -> Res<Load> {
     let request: Rc<[u8]> = request.into();
     let work = async {
         let tasks = tokio::task::LocalSet::new();
         let start = Instant::now() + warm_up;
-        let handles: Vec<_> = (0..connections)
-            .map(|_| tasks.spawn_local(busy(address, request.clone(), start, duration)))
-            .collect();
+        let handles: Vec<_> =
+            (0..connections).map(|_| tasks.spawn_local(busy(address, request.clone(), start, duration))).collect();
         tasks.await;
         let mut all = Load { seconds: duration.as_secs_f64(), ..Load::default() };
         for handle in handles {

@@ -15,6 +15,7 @@ pub mod zip;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use report::{Report, Verdict, mb, ms, times, us};
@@ -47,6 +48,16 @@ impl Lang {
 
     /// The runtime as a deployment names it: the version that is on the path, or what the environment says.
     pub fn runtime(self) -> Res<String> {
+        static ASKED: [OnceLock<String>; 2] = [OnceLock::new(), OnceLock::new()];
+        let asked = &ASKED[self as usize];
+        if let Some(name) = asked.get() {
+            return Ok(name.clone());
+        }
+        let name = self.ask_runtime()?;
+        Ok(asked.get_or_init(|| name).clone())
+    }
+
+    fn ask_runtime(self) -> Res<String> {
         let (variable, program, argument) = match self {
             Lang::Node => ("BENCH_NODE", "node", "--version"),
             Lang::Python => ("BENCH_PYTHON", "python3", "--version"),
@@ -87,8 +98,12 @@ impl Lang {
     /// Answers which call of this instance it is.
     pub fn hello(self, salt: usize) -> String {
         match self {
-            Lang::Node => format!("// {salt}\nlet calls = 0;\nexports.handler = async () => ({{ hello: 'world', calls: ++calls }});\n"),
-            Lang::Python => format!("# {salt}\ncalls = 0\ndef handler(request):\n    global calls\n    calls += 1\n    return {{'hello': 'world', 'calls': calls}}\n"),
+            Lang::Node => format!(
+                "// {salt}\nlet calls = 0;\nexports.handler = async () => ({{ hello: 'world', calls: ++calls }});\n"
+            ),
+            Lang::Python => format!(
+                "# {salt}\ncalls = 0\ndef handler(request):\n    global calls\n    calls += 1\n    return {{'hello': 'world', 'calls': calls}}\n"
+            ),
         }
     }
 

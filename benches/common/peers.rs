@@ -49,7 +49,9 @@ impl Kind {
             Kind::FrameworkNode => {
                 let program = installed.join("node/node_modules/.bin/functions-framework");
                 let mut command = Command::new(&program);
-                command.args(["--target=echo", &format!("--port={port}")]).arg(format!("--source={}", here.join("framework-node").display()));
+                command
+                    .args(["--target=echo", &format!("--port={port}")])
+                    .arg(format!("--source={}", here.join("framework-node").display()));
                 command.env("NODE_ENV", "production");
                 program.exists().then_some(command)
             }

@@ -24,9 +24,14 @@ pub fn take() -> Option<ExitCode> {
         return None;
     }
     let own = std::env::current_exe().ok()?;
-    let _ = std::fs::create_dir_all(GROUP);
-    let _ = std::fs::write(format!("{GROUP}/cpu.shares"), WEIGHT);
     let status = Command::new("setsid").arg("-w").arg(own).args(std::env::args_os().skip(1)).env(INNER, "1").status();
     let _ = std::fs::write(format!("{GROUP}/cpu.shares"), PLAIN);
     status.ok().map(|s| if s.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// To be called when a server has started: it gives its group the weight of an ordinary one.
+pub fn raise() {
+    if std::env::var_os(INNER).is_some() {
+        let _ = std::fs::write(format!("{GROUP}/cpu.shares"), WEIGHT);
+    }
 }

@@ -30,7 +30,8 @@ fn read(pid: u32) -> Option<Proc> {
 /// A process and everything that descends from it.
 pub fn tree(root: u32) -> Vec<Proc> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let all: Vec<Proc> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(read).collect();
+    let all: Vec<Proc> =
+        entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(read).collect();
     let mut below: HashMap<u32, Vec<&Proc>> = HashMap::new();
     for proc in &all {
         below.entry(proc.parent).or_default().push(proc);

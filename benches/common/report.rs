@@ -56,7 +56,15 @@ impl Report {
     }
 
     /// A row. Also said at once, so that a bench that breaks later has not run for nothing.
-    pub fn row(&mut self, spec: &str, ours: impl Into<String>, peer: impl Into<String>, ratio: Option<f64>, target: &str, verdict: Verdict) {
+    pub fn row(
+        &mut self,
+        spec: &str,
+        ours: impl Into<String>,
+        peer: impl Into<String>,
+        ratio: Option<f64>,
+        target: &str,
+        verdict: Verdict,
+    ) {
         let row = [
             spec.to_owned(),
             ours.into(),
@@ -100,7 +108,8 @@ impl Report {
         let table = self.table();
         println!("\n{table}");
         if let Some(file) = std::env::var_os("BENCH_REPORT") {
-            let appended = std::fs::File::options().append(true).create(true).open(&file).and_then(|mut f| writeln!(f, "{table}"));
+            let appended =
+                std::fs::File::options().append(true).create(true).open(&file).and_then(|mut f| writeln!(f, "{table}"));
             if let Err(e) = appended {
                 eprintln!("{} cannot be written: {e}", file.display());
             }

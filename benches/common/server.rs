@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::http::{Client, Reply, post_json, request};
 use super::procs::{self, Proc};
-use super::{Lang, Res, sleep_ms, zip};
+use super::{Lang, Res, priority, sleep_ms, zip};
 
 /// The release binary.
 pub fn binary() -> PathBuf {
@@ -90,8 +90,16 @@ impl Server {
         let log = data.with_extension("log");
         std::fs::create_dir_all(data)?;
         let mut command = Command::new(binary());
-        command.arg("serve").arg(format!("--listen={address}")).arg(format!("--data-dir={}", data.display())).arg("--log=warn");
-        command.args(flags).stdin(Stdio::null()).stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
+        command
+            .arg("serve")
+            .arg(format!("--listen={address}"))
+            .arg(format!("--data-dir={}", data.display()))
+            .arg("--log=warn");
+        command
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(File::create(&log)?)
+            .stderr(File::options().append(true).open(&log)?);
         // Nothing of whoever runs the bench may change what is measured.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OFFSHOOT_")) {
             command.env_remove(name);
@@ -106,6 +114,7 @@ impl Server {
                 && client.send(&ask).is_ok_and(|r| r.status == 200)
             {
                 server.ready = began.elapsed();
+                priority::raise();
                 return Ok(server);
             }
             if let Some(status) = server.child.try_wait()? {
@@ -144,7 +153,9 @@ impl Server {
             let reply = self.call(&name, "{}")?;
             match reply.header("offshoot-start") {
                 Some("boot") if began.elapsed() < Duration::from_secs(30) => sleep_ms(200),
-                Some("boot") => return Err(format!("{} starts are never clones:\n{}", lang.name(), self.log_tail()).into()),
+                Some("boot") => {
+                    return Err(format!("{} starts are never clones:\n{}", lang.name(), self.log_tail()).into());
+                }
                 _ => return Ok(()),
             }
         }
@@ -153,7 +164,10 @@ impl Server {
 
     pub fn deploy(&self, name: &str, lang: Lang, source: &str, how: Deploy) -> Res<Reply> {
         let form = form(name, lang, source, how)?;
-        self.client()?.send(&form)?.good().map_err(|e| format!("{name} cannot be deployed: {e}\n{}", self.log_tail()).into())
+        self.client()?
+            .send(&form)?
+            .good()
+            .map_err(|e| format!("{name} cannot be deployed: {e}\n{}", self.log_tail()).into())
     }
 
     /// Deploys many, several at a time.
@@ -172,7 +186,9 @@ impl Server {
                     })
                 })
                 .collect();
-            lanes.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(|_| Err("a deploying thread panicked".into())))
+            lanes
+                .into_iter()
+                .try_for_each(|lane| lane.join().unwrap_or_else(|_| Err("a deploying thread panicked".into())))
         })
     }
 
@@ -228,7 +244,9 @@ fn form(name: &str, lang: Lang, source: &str, how: Deploy) -> Res<Vec<u8>> {
     fields.extend(how.concurrency.map(|n| ("concurrency", n.to_string())));
     let mut body = Vec::new();
     for (key, value) in fields {
-        body.extend(format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{key}\"\r\n\r\n{value}\r\n").bytes());
+        body.extend(
+            format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{key}\"\r\n\r\n{value}\r\n").bytes(),
+        );
     }
     body.extend(
         format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}.zip\"\r\nContent-Type: application/zip\r\n\r\n").bytes(),

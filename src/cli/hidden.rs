@@ -22,7 +22,8 @@ fn nursery() -> ExitCode {
     };
     // It belongs to the nursery from here on, under its number.
     std::mem::forget(control);
-    match offshoot_jail::nursery::run() {
+    let freezer = std::env::args_os().nth(2).map(std::path::PathBuf::from);
+    match offshoot_jail::nursery::run(freezer) {
         Ok(never) => match never {},
         Err(error) => failed("nursery", &error),
     }

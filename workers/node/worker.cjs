@@ -810,10 +810,10 @@ function errorBody(shape) {
   return JSON.stringify({ errorType: shape.errorType, errorMessage: shape.errorMessage, [stackName]: shape.stack });
 }
 
-function sendError(invocation, kind, shape) {
+function sendError(invocation, kind, shape, last = false) {
   if (!close(invocation)) return;
   logError('RequestId: ' + invocation.id + ' Invoke Error', shape);
-  send(`{"t":"error","id":${JSON.stringify(invocation.id)},"kind":"${kind}"}`, errorBody(shape));
+  send(`{"t":"error","id":${JSON.stringify(invocation.id)},"kind":"${kind}"${last ? ',"last":true' : ''}}`, errorBody(shape));
 }
 
 function fail(invocation, error) {
@@ -839,7 +839,7 @@ function crash(shape, code) {
       send('{"t":"init_error"}', errorBody(shape));
     } else {
       if (self.active.size === 0) logError('Error outside of any invocation', shape);
-      for (const invocation of [...self.active.values()]) sendError(invocation, 'handler', shape);
+      for (const invocation of [...self.active.values()]) sendError(invocation, 'handler', shape, true);
       if (channel !== null && channel.writableLength > 0) return void channel.write(EMPTY, () => leave(code));
     }
   } catch {
@@ -964,10 +964,11 @@ async function template(libraryPath) {
   new globalThis.Headers(); // the first use is what loads undici
   await import('data:text/javascript,export default 1'); // the machinery of ESM, without a file that it would read
   await rehearse();
-  setImmediate(() => {
+  setImmediate(async () => {
     emptyNursery();
     self.jail.announce(process.versions.node);
     forkClones();
+    if (self.jail.unsealed()) await waitAsSpare();
     work();
   });
 }
@@ -975,23 +976,40 @@ async function template(libraryPath) {
 // Runs the paths that every start and invocation takes, so that clones inherit them compiled: a clone's first run of
 // anything is several times slower than its second. Nothing is sent, and nothing stays open.
 async function rehearse() {
+  await silently(async () => {
+    await rehearseStart(4);
+    for (const convention of ['event', 'request']) await rehearseInvocations(convention, 60);
+    await rehearseChannel();
+  });
+}
+
+async function silently(body) {
   const real = put;
   put = () => {};
-  await rehearseStart();
-  for (const convention of ['event', 'request']) await rehearseInvocations(convention);
-  await rehearseChannel();
+  await body();
   put = real;
   Object.assign(self, { load: null, handler: null, call: null });
 }
 
-async function rehearseStart() {
+// A spare is a clone that was made before it is needed. Its box has namespaces but is not sealed, so nothing of a user may
+// run; it uses the time to touch the memory that its start will touch, and then waits to be told what it is for.
+async function waitAsSpare() {
+  await silently(async () => {
+    await rehearseStart(1);
+    await rehearseInvocations('request', 2);
+  });
+  self.stage = 'loading';
+  self.jail.seal();
+}
+
+async function rehearseStart(rounds) {
   const env = { ...process.env };
   const frame = { seed: '00'.repeat(32), env: { ...env, LAMBDA_TASK_ROOT: __dirname }, function: { name: 'rehearsal' } };
   frame.handler = path.basename(__filename, '.cjs') + '.handler';
   frame.convention = 'event';
   const { pid, title } = process;
   const uptime = process.uptime;
-  for (let i = 0; i < 4; i++) {
+  for (let i = 0; i < rounds; i++) {
     adopt(parseHeader(Buffer.from(JSON.stringify(frame)), 0, JSON.stringify(frame).length));
     renew(frame);
     delete require.cache[__filename];
@@ -1003,7 +1021,7 @@ async function rehearseStart() {
   Object.defineProperty(process, 'pid', { value: pid, writable: false, enumerable: true, configurable: true });
 }
 
-async function rehearseInvocations(convention) {
+async function rehearseInvocations(convention, rounds) {
   const pairs = [['host', 'h'], ['content-type', 'application/json'], ['user-agent', 'u'], ['accept', '*/*']];
   const http = { method: 'POST', path: '/', query: 'a=b', headers: pairs };
   const body = '{"a":[1,"x"]}';
@@ -1011,7 +1029,7 @@ async function rehearseInvocations(convention) {
   self.call = convention === 'request' ? callRequest : callEvent;
   self.handler = convention === 'event' ? async (event) => event : async (request) => (
     { statusCode: 200, headers: { 'X-A': 'b' }, body: await request.json() });
-  for (let i = 0; i < 60; i++) {
+  for (let i = 0; i < rounds; i++) {
     const header = JSON.stringify({ t: 'invoke', id: 'rehearsal-' + i, deadline_ms: 1, arn: 'arn', http });
     inbox.writeUInt32LE(inbox.write(header, 8), 0);
     inbox.writeUInt32LE(inbox.write(body, 8 + header.length), 4);

@@ -965,18 +965,32 @@ def template(library_path):
     rehearse()
     state.jail.ofs_announce(VERSION.encode())
     fork_clones()
+    if state.jail.ofs_unsealed():
+        wait_as_spare()
     work()
+
+
+def wait_as_spare():
+    """A spare is a clone that was made before it is needed. Its box has namespaces but is not sealed, so nothing of a
+    user may run; it uses the time to touch the memory that its start will touch, and waits to be told what it is for."""
+    rehearse_start(1)
+    rehearse_invocations(2)
+    state.jail.ofs_seal()
 
 
 def rehearse():
     """Runs the paths that every start and invocation takes, so that clones inherit them ready: a clone's first run of
     anything costs several times its second. Nothing is sent, and nothing of it stays."""
-    rehearse_start()
+    rehearse_start(3)
+    rehearse_invocations(50)
+
+
+def rehearse_invocations(rounds):
     http = {"method": "POST", "path": "/", "query": "", "headers": [["content-type", "application/json"]]}
     header = {"t": "invoke", "id": "rehearsal", "deadline_ms": 1, "arn": "arn", "http": http}
     state.load = {"function": {"memory": "128"}}
     for prepare, conclude in CONVENTIONS.values():
-        for _ in range(50):
+        for _ in range(rounds):
             frame = json.dumps(header).encode()
             body = split(memoryview(bytes(8) + frame + b'{"a":[1,"x"]}'), len(frame))[1]
             prepare(header, body)
@@ -984,15 +998,15 @@ def rehearse():
     state.load = {}
 
 
-def rehearse_start():
+def rehearse_start(rounds):
     import logging
 
     path, env = list(sys.path), dict(os.environ)
-    own, name = os.path.split(os.path.splitext(os.path.abspath(__file__))[0])
-    for _ in range(3):
+    own, name = os.path.dirname(os.path.abspath(__file__)), "rehearsal"
+    for _ in range(rounds):
         set_environment({**env, "LAMBDA_TASK_ROOT": own})
         state.jail.ofs_reseed(os.urandom(32), 32)  # the first time, OpenSSL makes its generators
-        load_function(name + ".main")  # this file, which as a module does nothing
+        load_function(name + ".main")
         del sys.modules[name]
         set_up_logging()
         logging.getLogger().handlers.clear()
@@ -1012,7 +1026,8 @@ def open_library(path):
     jail.ofs_after_fork_parent.argtypes = [ctypes.c_int]
     jail.ofs_announce.argtypes = [ctypes.c_char_p]
     jail.ofs_reseed.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    for name in ("ofs_init", "ofs_wait", "ofs_before_fork", "ofs_after_fork_parent", "ofs_after_fork_child"):
+    for name in ("ofs_init", "ofs_wait", "ofs_before_fork", "ofs_after_fork_parent", "ofs_after_fork_child",
+                 "ofs_unsealed", "ofs_seal"):
         getattr(jail, name).restype = ctypes.c_int
     failed = jail.ofs_init(0)
     if failed < 0:

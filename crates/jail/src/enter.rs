@@ -28,6 +28,12 @@ pub enum How {
 /// Enters the box. The cgroups have been joined, and this process is PID 1 of a PID namespace of its own. `gate` holds the
 /// secret of the function template that this process is a clone of, or is going to be.
 pub fn enter(spec: &BoxSpec, how: How, gate: &Gate, filter: &Filter) -> Result<()> {
+    prepare(spec, how, gate)?;
+    seal(spec, how, gate, filter)
+}
+
+/// The first half: namespaces, which are the same for every function. A spare clone stops after it and waits.
+pub fn prepare(spec: &BoxSpec, how: How, gate: &Gate) -> Result<()> {
     if how != How::Nested {
         Gate::default().unshare("make the box's namespaces", namespaces(spec))?;
     }
@@ -35,6 +41,11 @@ pub fn enter(spec: &BoxSpec, how: How, gate: &Gate, filter: &Filter) -> Result<(
     if spec.network == Network::None {
         sys::loopback_up()?;
     }
+    Ok(())
+}
+
+/// The second half: the function's files and limits, and then nothing is left to lose.
+pub fn seal(spec: &BoxSpec, how: How, gate: &Gate, filter: &Filter) -> Result<()> {
     if how != How::Nested {
         show_code(spec)?;
     }

@@ -174,6 +174,17 @@ extern "C" fn exit(env: Env, info: Info) -> Value {
     sys::leave(code)
 }
 
+extern "C" fn unsealed(env: Env, _: Info) -> Value {
+    let Some(engine) = Engine::get() else { return ptr::null_mut() };
+    engine.boolean(env, template::ofs_unsealed() != 0)
+}
+
+extern "C" fn seal(env: Env, _: Info) -> Value {
+    let Some(engine) = Engine::get() else { return ptr::null_mut() };
+    template::ofs_seal();
+    engine.boolean(env, true)
+}
+
 extern "C" fn reseed(env: Env, info: Info) -> Value {
     let Some(engine) = Engine::get() else { return ptr::null_mut() };
     let (mut data, mut length) = (ptr::null_mut(), 0);
@@ -195,10 +206,12 @@ extern "C" fn reseed(env: Env, info: Info) -> Value {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn napi_register_module_v1(env: Env, exports: Value) -> Value {
     let Some(engine) = Engine::get() else { return exports };
-    let functions: [(&CStr, Callback); 5] = [
+    let functions: [(&CStr, Callback); 7] = [
         (c"init", init),
         (c"announce", announce),
         (c"waitAndFork", wait_and_fork),
+        (c"unsealed", unsealed),
+        (c"seal", seal),
         (c"reseed", reseed),
         (c"exit", exit),
     ];

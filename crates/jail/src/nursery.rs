@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use crate::descriptors;
 use crate::enter::{How, enter};
@@ -20,7 +21,10 @@ pub const CONTROL: RawFd = 3;
 
 /// Serves the control socket on descriptor 3 until it closes. Returns only when the nursery could not be made; the
 /// process must have one thread, and must not have joined anything that its programs should not be in.
-pub fn run() -> Result<Infallible> {
+///
+/// `freezer` names a directory of version 1 freezer groups: what lies frozen in them could not die with the nursery, so
+/// it is thawed at the end.
+pub fn run(freezer: Option<PathBuf>) -> Result<Infallible> {
     sys::close_from(descriptors::FIRST_OTHER)?;
     // Away from the terminal of whoever started the server: its Ctrl-C is the server's business.
     sys::new_session();
@@ -34,7 +38,7 @@ pub fn run() -> Result<Infallible> {
         0 => {
             // If the outer process is killed first. (At the server's end the control socket closes.)
             sys::prctl("die with the parent", libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0)?;
-            Nursery::new()?.serve()
+            Nursery::new(freezer)?.serve()
         }
         pid => mirror(pid),
     }
@@ -128,11 +132,13 @@ struct Nursery {
     own: PidNamespace,
     filter: Filter,
     children: Children,
+    freezer: Option<PathBuf>,
 }
 
 impl Nursery {
-    fn new() -> Result<Self> {
+    fn new(freezer: Option<PathBuf>) -> Result<Self> {
         Ok(Self {
+            freezer,
             bell: ChildBell::hang()?,
             own: PidNamespace::open()?,
             filter: Filter::compile(None),
@@ -140,8 +146,19 @@ impl Nursery {
         })
     }
 
+    /// A frozen process of version 1 cannot be killed, and the kernel would wait for it before it lets this process end.
+    fn thaw_all(&self) {
+        let groups = self.freezer.as_ref().and_then(|dir| std::fs::read_dir(dir).ok());
+        for group in groups.into_iter().flatten().flatten() {
+            // A group that is not frozen takes the word too; one that is gone has nothing to thaw.
+            let _ = std::fs::write(group.path().join("freezer.state"), "THAWED");
+        }
+    }
+
     fn serve(mut self) -> ! {
-        let status = match self.serve_until_closed() {
+        let closed = self.serve_until_closed();
+        self.thaw_all();
+        let status = match closed {
             Ok(()) => 0,
             // The server has gone in the middle of something.
             Err(e) if e.code() == libc::EPIPE || e.code() == libc::ECONNRESET => 0,

@@ -87,6 +87,9 @@ pub struct BoxSpec {
     /// Whether the nursery runs without privilege, so that `uid` can only be a number inside a user namespace.
     #[serde(default)]
     pub rootless: bool,
+    /// Whether the clone stops before it is sealed and waits for an `assign` frame on its channel: a spare.
+    #[serde(default)]
+    pub waits: bool,
     /// Paths besides `/tmp`, `/dev/shm`, `/dev` and `/proc` that the program may write to (writable binds).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub writable: Vec<String>,
@@ -104,6 +107,23 @@ impl BoxSpec {
         }
         self.cookie = None;
     }
+}
+
+/// What a spare is told when it is needed: the parts of a box that depend on the function.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Assign {
+    /// Always `assign`.
+    pub t: String,
+    /// The directory below the code store that becomes `/var/task`.
+    pub code: String,
+    /// Size of `/tmp`.
+    pub tmp_bytes: u64,
+    /// Number of files that `/tmp` may hold.
+    pub tmp_inodes: u64,
+    /// Open files.
+    pub nofile: u64,
+    /// Processes and threads.
+    pub nproc: u64,
 }
 
 /// A function template's secret, three words.

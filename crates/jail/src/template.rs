@@ -13,8 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::descriptors::{self, FIRST_OTHER, Kind};
 use crate::enter::{self, How};
 use crate::filter::Filter;
+use crate::frame;
 use crate::nursery::{self, CONTROL, Children, PidNamespace, answer};
-use crate::spec::{Answer, BOX_FAILED, BoxSpec};
+use crate::spec::{Answer, Assign, BOX_FAILED, BoxSpec};
 use crate::sys::{self, ChildBell, Error, Gate, Result};
 
 /// Flag of `ofs_init`: the engine's descriptors are renewed in a clone, not closed.
@@ -245,9 +246,56 @@ fn become_clone(mut template: Template, pending: &Pending) -> Result<Template> {
         How::Clone
     };
     leave_descriptors(&mut template, pending)?;
-    enter::enter(&pending.spec, how, &gate, &template.filter)?;
+    if pending.spec.waits && how == How::Clone {
+        enter::prepare(&pending.spec, how, &gate)?;
+        *unsealed() = Some(pending.spec.clone());
+    } else {
+        enter::enter(&pending.spec, how, &gate, &template.filter)?;
+    }
     // The children are not its own; what it needs to be a template itself it makes when it begins to wait.
     Ok(Template { control: CONTROL, children: Children::default(), copied: false, ..template })
+}
+
+/// The box of a spare clone: it has its namespaces, and still the privilege that the rest takes. No code of a user runs
+/// before `seal`.
+static UNSEALED: Mutex<Option<BoxSpec>> = Mutex::new(None);
+
+fn unsealed() -> MutexGuard<'static, Option<BoxSpec>> {
+    UNSEALED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// In a spare: waits until it is told what it is for, and seals its box. In any other clone there is nothing to do.
+pub(crate) fn seal() {
+    let Some(spec) = unsealed().take() else { return };
+    let sealed = wait_for_assignment(spec).and_then(|spec| match state().as_ref() {
+        Some(template) => enter::seal(&spec, How::Clone, &Gate::default(), &template.filter),
+        None => Err(Error::invalid("a spare without a filter")),
+    });
+    if let Err(e) = sealed {
+        nursery::report_box_error(&e);
+        sys::leave(BOX_FAILED)
+    }
+}
+
+fn wait_for_assignment(spec: BoxSpec) -> Result<BoxSpec> {
+    let frame = match frame::recv(CONTROL, 0) {
+        Ok(Some(frame)) => frame,
+        // The server is gone, or has no use for this spare.
+        Ok(None) => sys::leave(0),
+        Err(e) => return Err(Error::invalid(format!("read an assignment: {e}"))),
+    };
+    let assign: Assign = match serde_json::from_slice(&frame.header) {
+        Ok(assign) => assign,
+        Err(e) => return Err(Error::invalid(format!("an assignment: {e}"))),
+    };
+    Ok(BoxSpec {
+        code: Some(assign.code),
+        tmp_bytes: assign.tmp_bytes,
+        tmp_inodes: assign.tmp_inodes,
+        nofile: assign.nofile,
+        nproc: assign.nproc,
+        ..spec
+    })
 }
 
 /// Lets go of everything that is the template's.
@@ -320,8 +368,8 @@ type Generators = Vec<(usize, usize)>;
 /// Looked for before a fork, since a look costs a search through the library path; clones use what was found.
 static GENERATORS: Mutex<Option<Generators>> = Mutex::new(None);
 
-fn generators() -> std::sync::MutexGuard<'static, Option<Generators>> {
-    GENERATORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn generators() -> MutexGuard<'static, Option<Generators>> {
+    GENERATORS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks again: a function that initialises may have loaded another one.
@@ -423,6 +471,21 @@ pub extern "C" fn ofs_after_fork_parent(pid: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn ofs_after_fork_child() -> c_int {
     enter_clone();
+    sys::wipe_stack();
+    0
+}
+
+/// Whether this is a spare clone that has yet to be sealed.
+#[unsafe(no_mangle)]
+pub extern "C" fn ofs_unsealed() -> c_int {
+    c_int::from(unsealed().is_some())
+}
+
+/// In a spare clone, before anything of the function is loaded: waits to be assigned and seals the box. Does nothing in
+/// other clones. On failure writes `box_error` and exits.
+#[unsafe(no_mangle)]
+pub extern "C" fn ofs_seal() -> c_int {
+    seal();
     sys::wipe_stack();
     0
 }

@@ -21,7 +21,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("__nursery") => {
-            let Err(e) = offshoot_jail::nursery::run();
+            let Err(e) = offshoot_jail::nursery::run(None);
             eprintln!("nursery: {e}");
             std::process::exit(1);
         }
@@ -142,6 +142,7 @@ fn a_box() -> BoxSpec {
         may_snapshot: false,
         cookie: None,
         rootless: false,
+        waits: false,
         writable: Vec::new(),
     }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 const FILES: &[(&str, &[u8])] = &[
     ("node/worker.cjs", include_bytes!("../../../workers/node/worker.cjs")),
+    ("python/rehearsal.py", include_bytes!("../../../workers/python/rehearsal.py")),
     ("python/worker.py", include_bytes!("../../../workers/python/worker.py")),
     ("libjail.so", include_bytes!(concat!(env!("OUT_DIR"), "/libjail.so"))),
 ];

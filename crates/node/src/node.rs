@@ -111,7 +111,7 @@ impl Node {
             max_body: limits.reply_bytes as usize,
         };
         let driver = Driver::start(driver, cgroups).map_err(unavailable)?;
-        let templates = Templates::new(driver.clone(), runtime_dir);
+        let templates = Templates::new(driver.clone(), runtime_dir, pool.spares);
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
         let node = Arc::new(Node { shared, invoker, warm });

@@ -85,6 +85,7 @@ fn base_env() -> Vec<(String, String)> {
 pub struct Templates {
     driver: Arc<Driver>,
     runtime_dir: PathBuf,
+    spares: usize,
     slots: Mutex<HashMap<RuntimeName, Arc<Slot>>>,
 }
 
@@ -103,8 +104,8 @@ struct SlotState {
 
 impl Templates {
     /// No template is booted yet.
-    pub fn new(driver: Arc<Driver>, runtime_dir: PathBuf) -> Self {
-        Templates { driver, runtime_dir, slots: Mutex::default() }
+    pub fn new(driver: Arc<Driver>, runtime_dir: PathBuf, spares: usize) -> Self {
+        Templates { driver, runtime_dir, spares, slots: Mutex::default() }
     }
 
     /// The files that boxes see as `/var/runtime`.
@@ -133,6 +134,7 @@ impl Templates {
         match made {
             Ok((template, version)) => {
                 let template = Arc::new(template);
+                self.driver.brew_spares(&template, self.spares);
                 *state = SlotState { live: Some(template.clone()), failed: None };
                 *shown = Some(Ok(version));
                 Ok(template)
@@ -145,6 +147,11 @@ impl Templates {
                 Err(why)
             }
         }
+    }
+
+    /// A start has been made: replaces the spare that it may have used.
+    pub fn refill(&self, template: &Arc<Template>) {
+        self.driver.brew_spares(template, self.spares);
     }
 
     /// A clone of this template failed or hung: it is ended, and the next `get` boots another.

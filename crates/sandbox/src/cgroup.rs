@@ -122,6 +122,22 @@ impl Cgroups {
         }
     }
 
+    /// The directory of our version 1 freezer groups, whose frozen processes cannot be killed.
+    pub fn freezer(&self) -> Option<&Path> {
+        match &self.tree {
+            Tree::V1 { freezer, .. } => freezer.as_deref(),
+            Tree::V2(_) => None,
+        }
+    }
+
+    /// Lets everything go on that lies frozen, so that it can die.
+    pub fn thaw_all(&self) {
+        let groups = self.freezer().and_then(|dir| fs::read_dir(dir).ok());
+        for group in groups.into_iter().flatten().flatten() {
+            fs::write(group.path().join("freezer.state"), "THAWED").ok();
+        }
+    }
+
     /// How many groups exist now.
     pub fn count(&self) -> usize {
         let dirs = self.tree.dirs();
@@ -292,7 +308,8 @@ impl Group {
         done
     }
 
-    fn limit(&self, limits: GroupLimits) -> io::Result<()> {
+    /// Sets the limits, also again.
+    pub fn limit(&self, limits: GroupLimits) -> io::Result<()> {
         let memory = limits.memory.to_string();
         let pids = limits.pids.to_string();
         match &self.tree {
@@ -304,9 +321,15 @@ impl Group {
             }
             Tree::V1 { memory: m, pids: p, .. } => {
                 if let Some(dir) = m {
-                    put(&dir.join("memory.limit_in_bytes"), &memory)?;
-                    // Swap accounting may be off; then there is no file, and nothing to limit.
-                    fs::write(dir.join("memory.memsw.limit_in_bytes"), &memory).ok();
+                    // Memory alone may never exceed memory with swap: a higher limit has to be set in the other order.
+                    // Swap accounting may be off; then there is no second file, and nothing to limit.
+                    let (alone, with_swap) =
+                        (dir.join("memory.limit_in_bytes"), dir.join("memory.memsw.limit_in_bytes"));
+                    if put(&alone, &memory).is_err() {
+                        fs::write(&with_swap, &memory).ok();
+                        put(&alone, &memory)?;
+                    }
+                    fs::write(&with_swap, &memory).ok();
                 }
                 if let Some(dir) = p {
                     put(&dir.join("pids.max"), &pids)?;
@@ -345,11 +368,7 @@ impl Group {
             Tree::V1 { .. } => "tasks",
             Tree::V2(_) => "cgroup.procs",
         };
-        self.tree
-            .dirs()
-            .into_iter()
-            .map(|dir| Ok(File::options().write(true).open(dir.join(file))?.into()))
-            .collect()
+        self.tree.dirs().into_iter().map(|dir| Ok(File::options().write(true).open(dir.join(file))?.into())).collect()
     }
 
     /// Highest memory use so far, in bytes.

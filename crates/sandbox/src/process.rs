@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -93,6 +93,21 @@ pub struct BoxRequest {
     pub snapshot: bool,
 }
 
+impl BoxRequest {
+    /// What a spare is until it is needed: the parts that depend on a function are set when it is assigned.
+    fn spare() -> Self {
+        BoxRequest {
+            code: String::new(),
+            memory: 128 << 20,
+            pids: 64,
+            nofile: 1024,
+            tmp: 1 << 20,
+            host_network: false,
+            snapshot: false,
+        }
+    }
+}
+
 /// Where a start comes from.
 #[derive(Debug)]
 pub enum Origin<'a> {
@@ -139,6 +154,10 @@ pub struct Template {
     process: Arc<Process>,
     /// Set for function templates: the word that lets them make namespaces for their clones, and the id they share.
     family: Option<Family>,
+    /// Clones made ahead of need, in boxes that are not sealed yet.
+    spares: Mutex<Vec<Sandbox>>,
+    /// How many of them are being made.
+    brewing: AtomicUsize,
 }
 
 #[derive(Debug, Clone)]
@@ -172,7 +191,7 @@ pub struct Process {
 impl Driver {
     /// Starts the nursery. Must be called inside a tokio runtime.
     pub fn start(config: DriverConfig, cgroups: Cgroups) -> Result<Arc<Self>, SandboxError> {
-        let nursery = Mutex::new(start_nursery(&config)?);
+        let nursery = Mutex::new(start_nursery(&config, &cgroups)?);
         let uids = Uids::new(config.uids.clone());
         Ok(Arc::new(Driver { nursery, cgroups, uids, config, names: AtomicU64::new(1) }))
     }
@@ -182,7 +201,8 @@ impl Driver {
         let mut nursery = self.nursery.lock().unwrap_or_else(PoisonError::into_inner);
         if *nursery.state().borrow() == State::Gone {
             tracing::error!("the nursery is gone, and every instance with it; another is started");
-            *nursery = start_nursery(&self.config)?;
+            self.cgroups.thaw_all();
+            *nursery = start_nursery(&self.config, &self.cgroups)?;
         }
         Ok(nursery.clone())
     }
@@ -207,14 +227,65 @@ impl Driver {
         let fds = [theirs.as_fd(), null.as_fd(), stderr.as_fd()];
         let started = self.nursery()?.start(header, &fds).await?;
         let process = Process::supervise(started, None, None);
-        Ok(Template { control: Control::new("template", ours), process, family: None })
+        Ok(Template::new(Control::new("template", ours), process, None))
     }
 
-    /// Starts a box.
+    /// Starts a box: with a spare of the template, when there is one that fits, else from the origin now.
     pub async fn start_box(
         self: &Arc<Self>,
         origin: Origin<'_>,
         request: &BoxRequest,
+    ) -> Result<Sandbox, SandboxError> {
+        if let Origin::Clone(template) = &origin
+            && template.family.is_none()
+            && !request.snapshot
+            && !request.host_network
+            && let Some(mut spare) = template.take_spare()
+            && self.assign(&mut spare, request).await.is_ok()
+        {
+            return Ok(spare);
+        }
+        self.make_box(origin, request, false).await
+    }
+
+    /// Tells a spare what it is for.
+    async fn assign(&self, spare: &mut Sandbox, request: &BoxRequest) -> Result<(), SandboxError> {
+        if let Some(group) = &spare.process.group {
+            let limits = GroupLimits { memory: request.memory, pids: request.pids };
+            group.limit(limits).map_err(SandboxError::io("limit a control group"))?;
+        }
+        let assign = serde_json::json!({
+            "t": "assign", "code": request.code, "tmp_bytes": request.tmp, "tmp_inodes": inodes(request.tmp),
+            "nofile": request.nofile, "nproc": request.pids,
+        });
+        let sent = spare.channel.writer.send(&json(&assign), &[]).await;
+        if sent.is_err() {
+            spare.process.kill();
+        }
+        sent.map_err(|e| SandboxError::Failed(e.to_string()))
+    }
+
+    /// Makes spares of a language template until there are `wanted`; returns at once.
+    pub fn brew_spares(self: &Arc<Self>, template: &Arc<Template>, wanted: usize) {
+        let there = template.spares.lock().unwrap_or_else(PoisonError::into_inner).len();
+        for _ in there + template.brewing.load(Ordering::Acquire)..wanted {
+            template.brewing.fetch_add(1, Ordering::AcqRel);
+            let (driver, template) = (self.clone(), template.clone());
+            tokio::spawn(async move {
+                match driver.make_box(Origin::Clone(&template), &BoxRequest::spare(), true).await {
+                    Ok(spare) => template.spares.lock().unwrap_or_else(PoisonError::into_inner).push(spare),
+                    Err(error) => tracing::debug!(%error, "no spare could be made"),
+                }
+                template.brewing.fetch_sub(1, Ordering::AcqRel);
+            });
+        }
+    }
+
+    async fn make_box(
+        self: &Arc<Self>,
+        origin: Origin<'_>,
+        request: &BoxRequest,
+        waits: bool,
     ) -> Result<Sandbox, SandboxError> {
         let family = match &origin {
             Origin::Clone(Template { family: Some(family), .. }) => Some(family.clone()),
@@ -233,7 +304,8 @@ impl Driver {
             None if request.snapshot => Some(random_cookie()?),
             None => None,
         };
-        let spec = self.box_spec(request, uid.value(), &outside.name, nested, cookie.clone());
+        let mut spec = self.box_spec(request, uid.value(), &outside.name, nested, cookie.clone());
+        spec.waits = waits;
         let mut fds = vec![outside.theirs.as_fd(), outside.stdout_in.as_fd(), outside.stderr_in.as_fd()];
         fds.extend(outside.doors.iter().map(OwnedFd::as_fd));
         let started = match origin {
@@ -298,7 +370,7 @@ impl Driver {
             network: if request.host_network { "host" } else { "none" },
             code: request.code.clone(),
             tmp_bytes: request.tmp,
-            tmp_inodes: (request.tmp >> 12).clamp(1024, 1 << 20),
+            tmp_inodes: inodes(request.tmp),
             nofile: request.nofile,
             nproc: u64::from(request.pids),
             core: 0,
@@ -307,6 +379,7 @@ impl Driver {
             nested,
             may_snapshot: request.snapshot && !nested,
             rootless: self.config.rootless,
+            waits: false,
             cookie,
         }
     }
@@ -319,6 +392,11 @@ impl Driver {
             "box": r#box,
         }))
     }
+}
+
+/// A file of `/tmp` for every page of it, within reason.
+fn inodes(tmp: u64) -> u64 {
+    (tmp >> 12).clamp(1024, 1 << 20)
 }
 
 fn clone_header(id: u64, spec: &BoxSpec) -> Vec<u8> {
@@ -352,6 +430,7 @@ struct BoxSpec {
     nested: bool,
     may_snapshot: bool,
     rootless: bool,
+    waits: bool,
     cookie: Option<String>,
 }
 
@@ -408,10 +487,11 @@ fn log_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
     Ok((pipe::Receiver::from_owned_fd(read).map_err(SandboxError::io("watch a pipe"))?, write))
 }
 
-fn start_nursery(config: &DriverConfig) -> Result<Control, SandboxError> {
+fn start_nursery(config: &DriverConfig, cgroups: &Cgroups) -> Result<Control, SandboxError> {
     let (ours, theirs) = socket_pair()?;
     std::process::Command::new(&config.nursery)
         .arg("__nursery")
+        .args(cgroups.freezer())
         .env_clear()
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
@@ -444,6 +524,21 @@ fn remove_group(group: &Group) {
 }
 
 impl Template {
+    fn new(control: Control, process: Arc<Process>, family: Option<Family>) -> Self {
+        Template { control, process, family, spares: Mutex::default(), brewing: AtomicUsize::new(0) }
+    }
+
+    /// A spare whose process lives, if there is one.
+    fn take_spare(&self) -> Option<Sandbox> {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(spare) = spares.pop() {
+            if spare.process.ended.borrow().is_none() {
+                return Some(spare);
+            }
+        }
+        None
+    }
+
     /// What the template says of itself.
     pub fn state(&self) -> watch::Receiver<State> {
         self.control.state()
@@ -457,6 +552,8 @@ impl Template {
 
 impl Drop for Template {
     fn drop(&mut self) {
+        let spares = self.spares.get_mut().unwrap_or_else(PoisonError::into_inner);
+        spares.iter().for_each(|spare| spare.process.kill());
         self.control.close();
         self.process.kill();
     }
@@ -467,7 +564,7 @@ impl Sandbox {
     pub fn into_template(self) -> Option<Template> {
         let family = self.family?;
         let control = Control::new("function template", self.channel.into_stream()?);
-        Some(Template { control, process: self.process, family: Some(family) })
+        Some(Template::new(control, self.process, Some(family)))
     }
 }
 
@@ -514,6 +611,13 @@ impl Process {
     /// Its end, once it has come.
     pub fn ended(&self) -> watch::Receiver<Option<End>> {
         self.ended.clone()
+    }
+
+    /// Whether it has ended, asked of the kernel: the news of an end takes a moment to come in by itself.
+    pub fn is_over(&self) -> bool {
+        let mut asked = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Ends it and everything in its process-id namespace, now.

@@ -103,6 +103,9 @@ pub(super) enum Said<'a> {
         id: RequestId,
         #[serde(borrow)]
         kind: std::borrow::Cow<'a, str>,
+        /// The worker ends after this answer.
+        #[serde(default)]
+        last: bool,
     },
 }
 
@@ -188,7 +191,12 @@ impl Instance {
             .map_err(|error| Breach::Protocol(format!("a frame that nobody understands: {error}")))?;
         let (id, answer) = match said {
             Said::Reply { id, http } => (id, WorkerAnswer::Reply { http, body }),
-            Said::Error { id, kind } => (id, WorkerAnswer::Error { kind: kind.into_owned(), body }),
+            Said::Error { id, kind, last } => {
+                if last {
+                    self.dead.store(true, Ordering::Release);
+                }
+                (id, WorkerAnswer::Error { kind: kind.into_owned(), body })
+            }
             _ => return Err(Breach::Protocol("a frame out of turn".into())),
         };
         match self.settle(&id) {

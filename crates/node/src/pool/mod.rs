@@ -35,6 +35,8 @@ pub struct PoolSettings {
     pub freeze_after: Duration,
     /// Whether instances are started ahead of predicted demand.
     pub prewarm: bool,
+    /// How many clones of each language template are made ahead of need.
+    pub spares: usize,
     /// Whether the CPU limits of functions are put in force.
     pub cpu_limits: bool,
 }
@@ -179,8 +181,18 @@ struct Inner {
 struct Entry {
     instance: Arc<Instance>,
     active: u32,
+    busy_since: Instant,
     idle_since: Instant,
     frozen: bool,
+}
+
+impl Inner {
+    /// How long the most recent of the calls that run now has been running. Calls that have outlived the usual run will,
+    /// as far as anybody knows, take as long again.
+    fn youngest_call(&self) -> Duration {
+        let busy = self.all.values().filter(|e| e.active > 0);
+        busy.map(|e| e.busy_since.elapsed()).min().unwrap_or(Duration::ZERO)
+    }
 }
 
 /// The right to use an instance for one invocation.
@@ -223,7 +235,9 @@ impl Drop for Lease {
     }
 }
 
-/// How long a killed pool waits between two looks at its limit.
+/// How soon a waiting call looks whether a start has become worth it; doubles with every look.
+const LOOK_AGAIN: Duration = Duration::from_millis(4);
+/// How long a call waits at most while an instance is being started.
 const STARTING_EXTENSION: Duration = Duration::from_secs(60);
 
 impl Pool {
@@ -271,10 +285,16 @@ impl Pool {
         };
         self.start_what_is_wanted();
         let wait = Duration::from_millis(self.shared.limits.queue_wait_ms);
+        let mut pause = LOOK_AGAIN;
         loop {
-            match tokio::time::timeout(wait, &mut waiter).await {
+            match tokio::time::timeout(pause, &mut waiter).await {
                 Ok(Ok(granted)) => return granted,
                 Ok(Err(_)) => return Err(Refusal::Retired),
+                // The calls that run now may turn out to be long ones: what was not worth a start then may be now.
+                Err(_) if arrived.elapsed() < wait => {
+                    self.start_what_is_wanted();
+                    pause = (pause * 2).min(wait.saturating_sub(arrived.elapsed()).max(LOOK_AGAIN));
+                }
                 // A start under way is progress: throttling is for calls that wait because a limit is reached.
                 Err(_) if self.lock().starting > 0 && arrived.elapsed() < STARTING_EXTENSION => {}
                 Err(_) => {
@@ -290,6 +310,12 @@ impl Pool {
     }
 
     fn throttled(&self) -> Error {
+        let waited = self.shared.limits.queue_wait_ms;
+        if (self.lock().all.len() as u32) < self.limit() {
+            let name = &self.version.config.name;
+            let text = format!("no instance of {name} became free or could be started within {waited} ms: retry later");
+            return Error::new(ErrorKind::NoCapacity, text);
+        }
         Error::new(
             ErrorKind::Throttled,
             format!(
@@ -305,7 +331,7 @@ impl Pool {
     fn take_open(self: &Arc<Self>, inner: &mut Inner, waited: bool) -> Option<Lease> {
         while let Some(instance) = inner.open.pop() {
             let Some(entry) = inner.all.get_mut(&instance.id) else { continue };
-            if !instance.alive() {
+            if !instance.alive() || instance.process.is_over() {
                 continue;
             }
             if entry.frozen {
@@ -313,6 +339,7 @@ impl Pool {
                 instance.process.thaw();
             }
             entry.active += 1;
+            entry.busy_since = Instant::now();
             if entry.active < self.per_instance() {
                 inner.open.push(instance.clone());
             }
@@ -389,7 +416,7 @@ impl Pool {
             waiting: inner.waiting.iter().filter(|w| !w.is_closed()).count() as u32,
             per_instance: self.per_instance(),
             limit: self.limit(),
-            run: Duration::from_nanos(self.run_ns.load(Ordering::Relaxed)),
+            run: Duration::from_nanos(self.run_ns.load(Ordering::Relaxed)).max(inner.youngest_call()),
             start: Duration::from_nanos(self.start_ns.load(Ordering::Relaxed)),
         }
     }
@@ -423,14 +450,19 @@ impl Pool {
         let mut inner = self.lock();
         inner.starting = inner.starting.saturating_sub(1);
         match outcome {
-            None => {}
+            None => drop(inner),
             Some(Ok(instance)) => {
                 if !instance.alive() {
                     drop(inner);
                     instance.kill();
                 } else {
-                    let entry =
-                        Entry { instance: instance.clone(), active: 0, idle_since: Instant::now(), frozen: false };
+                    let entry = Entry {
+                        instance: instance.clone(),
+                        active: 0,
+                        busy_since: Instant::now(),
+                        idle_since: Instant::now(),
+                        frozen: false,
+                    };
                     inner.all.insert(instance.id, entry);
                     inner.open.push(instance);
                     self.serve_waiting(inner);

@@ -138,7 +138,11 @@ impl Pool {
         let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual;
         if let Ok(template) = self.shared.templates.get(&installed).await {
             match self.clone_box(&template, false).await {
-                Ok((sandbox, start)) => return self.load(sandbox, StartKind::Clone, start, false).await,
+                Ok((sandbox, start)) => {
+                    let loaded = self.load(sandbox, StartKind::Clone, start, false).await;
+                    self.shared.templates.refill(&template);
+                    return loaded;
+                }
                 Err(error) => {
                     tracing::warn!(%error, runtime = %installed.name, "a clone failed; this start boots");
                     // What failed on our own side says nothing about the template.
