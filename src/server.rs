@@ -25,7 +25,11 @@ pub fn run(config: ServeConfig) -> Result<(), CliError> {
     let began = Instant::now();
     start_diagnostics(&config);
     raise_file_limit();
+    // The server hands bytes on; the machine is for the instances. One thread moves tens of thousands of calls a second,
+    // and a second one would mostly wake the first.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores / 2).max(1))
         .max_blocking_threads(64)
         .enable_all()
         .build()

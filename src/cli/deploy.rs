@@ -133,7 +133,7 @@ async fn upload(
     });
     let content_type =
         HeaderValue::from_str(&form.content_type).map_err(|_| CliError::usage("the form has no type"))?;
-    let call = Call::new(Method::POST, "/deploy").header(header::CONTENT_TYPE, content_type).body(body);
+    let call = Call::new(Method::POST, "/v1/functions").header(header::CONTENT_TYPE, content_type).body(body);
     let answer = tokio::time::timeout(LONGEST, client.send(call)).await;
     bar.finish_and_clear();
     let answer =

@@ -21,7 +21,7 @@ const RATE_LIMITED: &str = "Rate limit exceeded. Please try again later.";
 /// Which family of routes a request used: it decides how a refusal is spelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// `{"error","kind"}`, with Glambdar's sentences.
+    /// `{"error"}`, with Glambdar's sentences.
     Glambdar,
     /// `{"error","kind"}`.
     Native,
@@ -74,7 +74,7 @@ impl Refusal {
     /// The answer.
     pub fn into_reply(self, dialect: Dialect) -> Reply {
         let body = match dialect {
-            Dialect::Glambdar => json!({"error": self.glambdar_message(), "kind": self.kind}),
+            Dialect::Glambdar => json!({"error": self.glambdar_message()}),
             Dialect::Native => json!({"error": self.message, "kind": self.kind}),
         };
         let mut reply = reply::json(self.status, &body);

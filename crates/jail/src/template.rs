@@ -267,14 +267,21 @@ fn unsealed() -> MutexGuard<'static, Option<BoxSpec>> {
 /// In a spare: waits until it is told what it is for, and seals its box. In any other clone there is nothing to do.
 pub(crate) fn seal() {
     let Some(spec) = unsealed().take() else { return };
+    let _ = name_thread(c"spare");
     let sealed = wait_for_assignment(spec).and_then(|spec| match state().as_ref() {
         Some(template) => enter::seal(&spec, How::Clone, &Gate::default(), &template.filter),
         None => Err(Error::invalid("a spare without a filter")),
     });
+    let _ = name_thread(c"worker");
     if let Err(e) = sealed {
         nursery::report_box_error(&e);
         sys::leave(BOX_FAILED)
     }
+}
+
+/// For people who look at the list of processes.
+fn name_thread(name: &CStr) -> Result<c_int> {
+    sys::prctl("name a spare", libc::PR_SET_NAME, name.as_ptr() as libc::c_ulong, 0)
 }
 
 fn wait_for_assignment(spec: BoxSpec) -> Result<BoxSpec> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use offshoot_model::{Language, RuntimeName};
 use offshoot_sandbox::control::State;
 use offshoot_sandbox::process::{Bind, ready};
-use offshoot_sandbox::{Driver, Program, Template};
+use offshoot_sandbox::{BoxRequest, Driver, Program, Template};
 
 use crate::runtime::Installed;
 
@@ -50,7 +50,10 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
     let mut argv = vec![executable.to_string_lossy().into_owned()];
     let tail: &[&str] = match installed.name.language {
         // Without these a compiler thread of V8 may hold a lock at the moment of a fork, and the clone hangs.
-        Language::Node => &["--single-threaded", "--v8-pool-size=0", "/var/runtime/node/worker.cjs"],
+        // And V8 collects garbage when a process has been quiet for some seconds: in a clone of a quiet template, at once.
+        Language::Node => {
+            &["--single-threaded", "--v8-pool-size=0", "--no-memory-reducer", "/var/runtime/node/worker.cjs"]
+        }
         // -s: no site directory of a user; -B: no bytecode beside read-only code; utf8: whatever the locale is called.
         Language::Python => &["-s", "-B", "-X", "utf8", "/var/runtime/python/worker.py"],
     };
@@ -134,7 +137,7 @@ impl Templates {
         match made {
             Ok((template, version)) => {
                 let template = Arc::new(template);
-                self.driver.brew_spares(&template, self.spares);
+                self.driver.brew_spares(&template, &BoxRequest::spare(), self.spares);
                 *state = SlotState { live: Some(template.clone()), failed: None };
                 *shown = Some(Ok(version));
                 Ok(template)
@@ -151,7 +154,7 @@ impl Templates {
 
     /// A start has been made: replaces the spare that it may have used.
     pub fn refill(&self, template: &Arc<Template>) {
-        self.driver.brew_spares(template, self.spares);
+        self.driver.brew_spares(template, &BoxRequest::spare(), self.spares);
     }
 
     /// A clone of this template failed or hung: it is ended, and the next `get` boots another.

@@ -95,7 +95,7 @@ pub struct BoxRequest {
 
 impl BoxRequest {
     /// What a spare is until it is needed: the parts that depend on a function are set when it is assigned.
-    fn spare() -> Self {
+    pub fn spare() -> Self {
         BoxRequest {
             code: String::new(),
             memory: 128 << 20,
@@ -237,13 +237,12 @@ impl Driver {
         request: &BoxRequest,
     ) -> Result<Sandbox, SandboxError> {
         if let Origin::Clone(template) = &origin
-            && template.family.is_none()
-            && !request.snapshot
-            && !request.host_network
-            && let Some(mut spare) = template.take_spare()
-            && self.assign(&mut spare, request).await.is_ok()
+            && let Some(mut spare) = template.spare_for(request)
         {
-            return Ok(spare);
+            // A function template's spares are whole: they wait for nothing but their first frame.
+            if template.family.is_some() || self.assign(&mut spare, request).await.is_ok() {
+                return Ok(spare);
+            }
         }
         self.make_box(origin, request, false).await
     }
@@ -265,14 +264,15 @@ impl Driver {
         sent.map_err(|e| SandboxError::Failed(e.to_string()))
     }
 
-    /// Makes spares of a language template until there are `wanted`; returns at once.
-    pub fn brew_spares(self: &Arc<Self>, template: &Arc<Template>, wanted: usize) {
+    /// Makes spares of a template until there are `wanted`; returns at once. What they are is `request` for the template of
+    /// a function, and decided when they are needed for that of a language.
+    pub fn brew_spares(self: &Arc<Self>, template: &Arc<Template>, request: &BoxRequest, wanted: usize) {
         let there = template.spares.lock().unwrap_or_else(PoisonError::into_inner).len();
         for _ in there + template.brewing.load(Ordering::Acquire)..wanted {
             template.brewing.fetch_add(1, Ordering::AcqRel);
-            let (driver, template) = (self.clone(), template.clone());
+            let (driver, template, request) = (self.clone(), template.clone(), request.clone());
             tokio::spawn(async move {
-                match driver.make_box(Origin::Clone(&template), &BoxRequest::spare(), true).await {
+                match driver.make_box(Origin::Clone(&template), &request, template.family.is_none()).await {
                     Ok(spare) => template.spares.lock().unwrap_or_else(PoisonError::into_inner).push(spare),
                     Err(error) => tracing::debug!(%error, "no spare could be made"),
                 }
@@ -528,8 +528,11 @@ impl Template {
         Template { control, process, family, spares: Mutex::default(), brewing: AtomicUsize::new(0) }
     }
 
-    /// A spare whose process lives, if there is one.
-    fn take_spare(&self) -> Option<Sandbox> {
+    /// A spare that can become this box and whose process lives, if there is one.
+    fn spare_for(&self, request: &BoxRequest) -> Option<Sandbox> {
+        if self.family.is_none() && (request.snapshot || request.host_network) {
+            return None;
+        }
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(spare) = spares.pop() {
             if spare.process.ended.borrow().is_none() {

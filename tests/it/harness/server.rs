@@ -168,6 +168,10 @@ impl Server {
         };
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(data);
         command.args(["--uid-range", &format!("{first_uid}-{}", first_uid + UIDS - 1)]).args(flags);
+        if !flags.contains(&"--spares") && !std::env::var("SPARES").is_ok_and(|on| on == "1") {
+            // Spares come and go by themselves; the tests that count processes and groups would have to guess.
+            command.args(["--spares", "0"]);
+        }
         if !flags.contains(&"--warm-runtimes") {
             // A machine may have many languages, and a test needs one or two of them.
             command.args(["--warm-runtimes", "none"]);
@@ -324,7 +328,8 @@ impl Server {
     pub fn language_templates(&self) -> Vec<Proc> {
         let exe = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
         let own = exe(self.pid);
-        self.family().into_iter().filter(|p| !self.owns(p.uid) && exe(p.pid) != own).collect()
+        let spare = |p: &Proc| p.name == "spare";
+        self.family().into_iter().filter(|p| !self.owns(p.uid) && exe(p.pid) != own && !spare(p)).collect()
     }
 
     /// What the server has of the machine now.

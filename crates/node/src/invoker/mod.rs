@@ -351,7 +351,7 @@ impl Invoker {
         arrived: Instant,
     ) -> Outcome<Bytes> {
         let config = &pool.version.config;
-        let InitFailure { error, kind, runtime, start, init, printed } = failure;
+        let InitFailure { error, kind, runtime, start, init, printed, .. } = failure;
         let id = &invocation.id;
         let report = Report { peak_memory: 0, memory_limit: config.memory.bytes() };
         let total = arrived.elapsed();

@@ -146,6 +146,8 @@ pub struct InitFailure {
     pub kind: StartKind,
     /// On which runtime.
     pub runtime: RuntimeName,
+    /// The process was killed from outside, or vanished, before it had loaded the function.
+    pub killed: bool,
     /// Making the box.
     pub start: Duration,
     /// Loading, until it failed.
@@ -464,7 +466,8 @@ impl Pool {
                         frozen: false,
                     };
                     inner.all.insert(instance.id, entry);
-                    inner.open.push(instance);
+                    // Below the others: a call that need not wait goes to an instance that has proven itself warm.
+                    inner.open.insert(0, instance);
                     self.serve_waiting(inner);
                 }
             }
@@ -485,7 +488,7 @@ impl Pool {
     }
 
     fn note_run(&self, run: Duration) {
-        blend(&self.run_ns, run);
+        shortest(&self.run_ns, run);
     }
 
     fn note_start(&self, start: Duration) {
@@ -618,6 +621,15 @@ impl Pool {
     pub async fn live_snapshot(&self) -> Option<Arc<Template>> {
         self.snapshot.lock().await.live()
     }
+}
+
+/// Follows the shortest of recent values: down at once, up slowly. How long a handler itself takes shows in its quickest
+/// runs; the others also waited for the processor, and more instances would only make them wait longer.
+fn shortest(low: &AtomicU64, value: Duration) {
+    let value = value.as_nanos().clamp(1, u128::from(u64::MAX >> 4)) as u64;
+    let old = low.load(Ordering::Relaxed);
+    let new = if old == 0 || value < old { value } else { value.min(old + old / 16 + 1) };
+    low.store(new, Ordering::Relaxed);
 }
 
 /// An exponentially weighted mean with a memory of about eight values; 0 means that nothing is known.

@@ -87,7 +87,7 @@ impl Predictor {
         if self.mean < QUIET {
             return 0;
         }
-        ((self.mean + MARGIN * self.deviation.min(self.mean)).ceil() as u32).min(bound)
+        ((self.mean + MARGIN * self.deviation.min(self.mean)).round() as u32).min(bound)
     }
 }
 

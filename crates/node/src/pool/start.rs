@@ -11,6 +11,7 @@ use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{Error, ErrorKind, FunctionError, Network, StartKind};
 use offshoot_sandbox::control::State;
+use offshoot_sandbox::process::Exit;
 use offshoot_sandbox::{BoxRequest, Origin, Sandbox, SandboxError, Template};
 use serde::Serialize;
 use tokio::sync::SemaphorePermit;
@@ -141,7 +142,10 @@ impl Pool {
                 Ok((sandbox, start)) => {
                     let loaded = self.load(sandbox, StartKind::Clone, start, false).await;
                     self.shared.templates.refill(&template);
-                    return loaded;
+                    if !matches!(&loaded, Err(Refusal::Init(failure)) if failure.killed) {
+                        return loaded;
+                    }
+                    // Something outside killed it before it was ready: not the function's doing, so it gets a second start.
                 }
                 Err(error) => {
                     tracing::warn!(%error, runtime = %installed.name, "a clone failed; this start boots");
@@ -179,6 +183,7 @@ impl Pool {
         }
         match self.make_snapshot().await {
             Ok(template) => {
+                self.shared.driver.brew_spares(&template, &self.request(false), self.shared.settings.spares.min(1));
                 *state = SnapshotState { live: Some(template.clone()), failed: None };
                 Ok(Some(template))
             }
@@ -195,7 +200,14 @@ impl Pool {
     async fn restore(self: &Arc<Self>) -> Result<Option<Loaded>, Refusal> {
         let Some(template) = self.snapshot().await? else { return Ok(None) };
         match self.clone_box(&template, false).await {
-            Ok((sandbox, start)) => self.load(sandbox, StartKind::Restore, start, false).await.map(Some),
+            Ok((sandbox, start)) => {
+                let loaded = self.load(sandbox, StartKind::Restore, start, false).await;
+                self.shared.driver.brew_spares(&template, &self.request(false), self.shared.settings.spares.min(1));
+                match loaded {
+                    Err(Refusal::Init(failure)) if failure.killed => Ok(None),
+                    other => other.map(Some),
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, function = %self.version.config.name, "a function template does not clone and is replaced");
                 let mut state = self.snapshot.lock().await;
@@ -262,7 +274,7 @@ impl Pool {
         let init = began.elapsed();
         let failure = |cause: FailureCause, body: String| {
             let error = FunctionError { cause, body };
-            Refusal::Init(Box::new(InitFailure { error, kind, runtime, start, init, printed: tap.take_all() }))
+            Refusal::Init(Box::new(InitFailure { error, kind, runtime, killed: false, start, init, printed: tap.take_all() }))
         };
         let refusal = match answer {
             Ok(Ok(frame)) => match serde_json::from_slice::<Said<'_>>(&frame.header) {
@@ -292,7 +304,15 @@ impl Pool {
             Ok(Err(error)) => match breach_of(&sandbox.process, error).await {
                 Breach::Ended(end) => {
                     let (cause, body) = crate::invoker::ended("", end);
-                    failure(if cause == FailureCause::OutOfMemory { cause } else { FailureCause::Init }, body)
+                    let outside = !end.out_of_memory && matches!(end.exit, Exit::Unknown | Exit::Signal(9));
+                    let failed = failure(if end.out_of_memory { cause } else { FailureCause::Init }, body);
+                    match failed {
+                        Refusal::Init(mut told) => {
+                            told.killed = outside;
+                            Refusal::Init(told)
+                        }
+                        other => other,
+                    }
                 }
                 other => failure(FailureCause::Protocol, error_json("Runtime.ProtocolError", &format!("{other:?}"))),
             },
