@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(reply["revision"], 1);
         let request = server.join().unwrap().remove(0);
         let at = |text: &str| request.find(text).unwrap_or_else(|| panic!("{text} in {request}"));
-        assert!(request.starts_with("POST /deploy HTTP/1.1"));
+        assert!(request.starts_with("POST /v1/functions HTTP/1.1"));
         assert!(at("name=\"funcName\"\r\n\r\nf\r\n") < at("name=\"handler\"\r\n\r\nfoo.handler\r\n"));
         assert!(at("name=\"handler\"") < at("name=\"file\"; filename=\"f.zip\""));
     }

@@ -919,6 +919,7 @@ async function work() {
 async function snapshotted() {
   emptyNursery();
   forkClones();
+  if (self.jail.spare()) rehearseResume();
   const frame = readFrame();
   const startedAt = performance.now();
   if (frame.t !== 'resume') violation('"' + frame.t + '" where "resume" belongs');
@@ -931,6 +932,13 @@ async function snapshotted() {
   } catch (error) {
     failLoading(error);
   }
+}
+
+// In a spare: touches the memory that resuming will touch. All of it is renewed again, properly, by the frame that comes.
+function rehearseResume() {
+  setEnvironment({ ...process.env });
+  renew({ seed: '00'.repeat(32), function: self.load.function });
+  drainCrypto();
 }
 
 function serve() {
@@ -968,7 +976,7 @@ async function template(libraryPath) {
     emptyNursery();
     self.jail.announce(process.versions.node);
     forkClones();
-    if (self.jail.unsealed()) await waitAsSpare();
+    if (self.jail.spare()) await waitAsSpare();
     work();
   });
 }

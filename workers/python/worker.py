@@ -965,7 +965,7 @@ def template(library_path):
     rehearse()
     state.jail.ofs_announce(VERSION.encode())
     fork_clones()
-    if state.jail.ofs_unsealed():
+    if state.jail.ofs_spare():
         wait_as_spare()
     work()
 
@@ -1027,7 +1027,7 @@ def open_library(path):
     jail.ofs_announce.argtypes = [ctypes.c_char_p]
     jail.ofs_reseed.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     for name in ("ofs_init", "ofs_wait", "ofs_before_fork", "ofs_after_fork_parent", "ofs_after_fork_child",
-                 "ofs_unsealed", "ofs_seal"):
+                 "ofs_spare", "ofs_seal"):
         getattr(jail, name).restype = ctypes.c_int
     failed = jail.ofs_init(0)
     if failed < 0:

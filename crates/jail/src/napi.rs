@@ -174,9 +174,9 @@ extern "C" fn exit(env: Env, info: Info) -> Value {
     sys::leave(code)
 }
 
-extern "C" fn unsealed(env: Env, _: Info) -> Value {
+extern "C" fn spare(env: Env, _: Info) -> Value {
     let Some(engine) = Engine::get() else { return ptr::null_mut() };
-    engine.boolean(env, template::ofs_unsealed() != 0)
+    engine.boolean(env, template::ofs_spare() != 0)
 }
 
 extern "C" fn seal(env: Env, _: Info) -> Value {
@@ -210,7 +210,7 @@ pub unsafe extern "C" fn napi_register_module_v1(env: Env, exports: Value) -> Va
         (c"init", init),
         (c"announce", announce),
         (c"waitAndFork", wait_and_fork),
-        (c"unsealed", unsealed),
+        (c"spare", spare),
         (c"seal", seal),
         (c"reseed", reseed),
         (c"exit", exit),

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::descriptors::{self, FIRST_OTHER, Kind};
@@ -246,6 +246,7 @@ fn become_clone(mut template: Template, pending: &Pending) -> Result<Template> {
         How::Clone
     };
     leave_descriptors(&mut template, pending)?;
+    SPARE.store(pending.spec.waits, Ordering::SeqCst);
     if pending.spec.waits && how == How::Clone {
         enter::prepare(&pending.spec, how, &gate)?;
         *unsealed() = Some(pending.spec.clone());
@@ -259,6 +260,9 @@ fn become_clone(mut template: Template, pending: &Pending) -> Result<Template> {
 /// The box of a spare clone: it has its namespaces, and still the privilege that the rest takes. No code of a user runs
 /// before `seal`.
 static UNSEALED: Mutex<Option<BoxSpec>> = Mutex::new(None);
+
+/// Whether this clone was made ahead of need.
+static SPARE: AtomicBool = AtomicBool::new(false);
 
 fn unsealed() -> MutexGuard<'static, Option<BoxSpec>> {
     UNSEALED.lock().unwrap_or_else(PoisonError::into_inner)
@@ -482,10 +486,10 @@ pub extern "C" fn ofs_after_fork_child() -> c_int {
     0
 }
 
-/// Whether this is a spare clone that has yet to be sealed.
+/// Whether this clone is a spare: made ahead of need, so that it has time. (That of a language template is not sealed yet.)
 #[unsafe(no_mangle)]
-pub extern "C" fn ofs_unsealed() -> c_int {
-    c_int::from(unsealed().is_some())
+pub extern "C" fn ofs_spare() -> c_int {
+    c_int::from(SPARE.load(Ordering::SeqCst))
 }
 
 /// In a spare clone, before anything of the function is loaded: waits to be assigned and seals the box. Does nothing in

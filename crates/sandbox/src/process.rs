@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
@@ -178,13 +178,23 @@ pub struct Sandbox {
     family: Option<Family>,
 }
 
+/// Where the highest memory use is read, and what was read last: asking the kernel costs as much as a short call.
+#[derive(Debug)]
+struct Peak {
+    file: Option<File>,
+    read: Option<(Instant, u64)>,
+}
+
+/// How old a peak may be that is reported. Calls that take longer than this always read it anew.
+const PEAK_AGE: Duration = Duration::from_millis(2);
+
 /// A process in a group, supervised to its end.
 #[derive(Debug)]
 pub struct Process {
     pidfd: OwnedFd,
     group: Option<Group>,
     frozen: AtomicBool,
-    peak: Mutex<Option<File>>,
+    peak: Mutex<Peak>,
     ended: watch::Receiver<Option<End>>,
 }
 
@@ -272,7 +282,7 @@ impl Driver {
             template.brewing.fetch_add(1, Ordering::AcqRel);
             let (driver, template, request) = (self.clone(), template.clone(), request.clone());
             tokio::spawn(async move {
-                match driver.make_box(Origin::Clone(&template), &request, template.family.is_none()).await {
+                match driver.make_box(Origin::Clone(&template), &request, true).await {
                     Ok(spare) => template.spares.lock().unwrap_or_else(PoisonError::into_inner).push(spare),
                     Err(error) => tracing::debug!(%error, "no spare could be made"),
                 }
@@ -574,7 +584,7 @@ impl Sandbox {
 impl Process {
     fn supervise(started: Started, group: Option<Group>, uid: Option<Arc<Uid>>) -> Arc<Self> {
         let (tell, ended) = watch::channel(None);
-        let peak = Mutex::new(group.as_ref().and_then(Group::peak_file));
+        let peak = Mutex::new(Peak { file: group.as_ref().and_then(Group::peak_file), read: None });
         let pidfd = started.pidfd;
         let process = Arc::new(Process { pidfd, group, frozen: AtomicBool::new(false), peak, ended });
         tokio::spawn(process.clone().watch_end(started.exit, tell, uid));
@@ -658,13 +668,20 @@ impl Process {
         }
     }
 
-    /// Highest memory use so far, in bytes; 0 when this machine cannot tell.
+    /// Highest memory use so far, in bytes; 0 when this machine cannot tell. At most `PEAK_AGE` old.
     pub fn peak_memory(&self) -> u64 {
-        let peak = self.peak.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = peak.as_ref() else { return 0 };
+        let mut peak = self.peak.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, bytes)) = peak.read
+            && when.elapsed() < PEAK_AGE
+        {
+            return bytes;
+        }
+        let Some(file) = peak.file.as_ref() else { return 0 };
         let mut text = [0u8; 32];
         let read = rustix::io::pread(file, &mut text, 0).unwrap_or(0);
-        std::str::from_utf8(&text[..read]).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+        let bytes = std::str::from_utf8(&text[..read]).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+        peak.read = Some((Instant::now(), bytes));
+        bytes
     }
 
     /// Memory in use now, in bytes; 0 when this machine cannot tell.

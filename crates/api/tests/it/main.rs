@@ -6,4 +6,3 @@
 mod hostile;
 mod node;
 mod routes;
-mod speed;

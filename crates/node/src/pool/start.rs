@@ -274,7 +274,15 @@ impl Pool {
         let init = began.elapsed();
         let failure = |cause: FailureCause, body: String| {
             let error = FunctionError { cause, body };
-            Refusal::Init(Box::new(InitFailure { error, kind, runtime, killed: false, start, init, printed: tap.take_all() }))
+            Refusal::Init(Box::new(InitFailure {
+                error,
+                kind,
+                runtime,
+                killed: false,
+                start,
+                init,
+                printed: tap.take_all(),
+            }))
         };
         let refusal = match answer {
             Ok(Ok(frame)) => match serde_json::from_slice::<Said<'_>>(&frame.header) {
