@@ -12,9 +12,16 @@ cargo build --release --locked
 
 offshoot=$PWD/target/release/offshoot
 export OFFSHOOT_SERVER=http://$listen
-"$offshoot" serve --listen "$listen" &
+# Boxes with users of their own take root (what runs in them never has it).
+start=()
+if [ "$(id -u)" != 0 ]; then
+  echo "offshoot: the server needs root to give each instance a user of its own; sudo may ask for your password" >&2
+  start=(sudo)
+  sudo -v
+fi
+"${start[@]}" "$offshoot" serve --listen "$listen" --data-dir "${XDG_DATA_HOME:-$HOME/.local/share}/offshoot" &
 server=$!
-trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
+trap '"${start[@]}" kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
 for _ in $(seq 200); do
   curl -fs "$OFFSHOOT_SERVER/health" >/dev/null 2>&1 && break
   kill -0 $server 2>/dev/null || { echo "offshoot: the server did not start; the reason is above" >&2; exit 3; }

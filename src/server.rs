@@ -189,17 +189,20 @@ struct Served {
 
 impl Backend for Served {
     async fn deploy(&self, request: DeployRequest) -> Result<Arc<Version>, Error> {
-        let (version, warning) = self.node.deploy(request).await?;
+        let node = self.node.clone();
+        let (version, warning) = to_its_end(async move { node.deploy(request).await }).await?;
         warn(&version.config.name, warning);
         Ok(version)
     }
     async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Arc<Version>, Error> {
-        let (version, warning) = self.node.configure(name, settings).await?;
+        let (node, whom) = (self.node.clone(), name.clone());
+        let (version, warning) = to_its_end(async move { node.configure(&whom, settings).await }).await?;
         warn(name, warning);
         Ok(version)
     }
     async fn delete(&self, name: &FunctionName) -> Result<(), Error> {
-        self.node.delete(name).await
+        let (node, name) = (self.node.clone(), name.clone());
+        to_its_end(async move { node.delete(&name).await }).await
     }
     fn list(&self) -> Vec<Arc<Version>> {
         self.node.registry().list()
@@ -224,6 +227,16 @@ impl Backend for Served {
     }
     fn ready(&self) -> bool {
         !self.node.invoker().draining()
+    }
+}
+
+/// A change that has begun is carried out, also when whoever asked for it hangs up.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(change).await {
+        Ok(done) => done,
+        Err(lost) => Err(Error::new(ErrorKind::Internal, "a change was lost: see the server's log").caused_by(lost)),
     }
 }
 

@@ -903,7 +903,9 @@ async function work() {
     self.solo = !(frame.max_concurrency > 1);
     self.call = frame.convention === 'request' ? callRequest : callEvent;
     self.handler = await loadFunction(frame);
-    if (snapshot) {
+    if (snapshot && !alone()) {
+      log('this function leaves other processes running when it has initialised: no snapshot is made of it');
+    } else if (snapshot) {
       await runHooks(hooks.before.reverse(), 'Runtime.BeforeSnapshotError');
       sayReady(startedAt, '');
       return void setImmediate(snapshotted);
@@ -939,6 +941,15 @@ function rehearseResume() {
   setEnvironment({ ...process.env });
   renew({ seed: '00'.repeat(32), function: self.load.function });
   drainCrypto();
+}
+
+// Whether this is the only process of its box: another would live on in the template and see every clone.
+function alone() {
+  try {
+    return fs.readdirSync('/proc').filter((name) => /^[0-9]+$/.test(name)).length <= 1;
+  } catch {
+    return false;
+  }
 }
 
 function serve() {

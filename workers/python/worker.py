@@ -908,6 +908,9 @@ def work():
             set_up_logging()
         state.handler = load_function(frame["handler"])
         state.is_async = is_coroutine_function(state.handler)
+        if snapshot and not alone():
+            log("this function leaves threads or processes running when it has initialised: no snapshot is made of it")
+            snapshot = False
         if snapshot:
             run_hooks("get_before_snapshot", True, "Runtime.BeforeSnapshotError")
         flush()
@@ -917,6 +920,16 @@ def work():
         return be_snapshot(started)
     say_ready(started, ',"snapshot":false' if frame.get("snapshot") is True else "")
     serve()
+
+
+def alone():
+    """Whether this is the only thread of the only process of its box: another would live on in the template, see every
+    clone, and could be in the middle of anything when it is forked."""
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+        return threads == 1 and sum(name.isdigit() for name in os.listdir("/proc")) == 1
+    except OSError:
+        return False
 
 
 def be_snapshot(started):

@@ -227,27 +227,6 @@ impl Node {
         self.shared.driver.cgroups().remove_all();
     }
 
-    /// Frees memory when the budget is spent: the longest idle instances go first.
-    fn find_room(&self) {
-        let Some(used) = self.shared.driver.cgroups().memory_used() else { return };
-        self.shared.memory_used.store(used, Ordering::Relaxed);
-        if used < self.shared.memory_budget {
-            return;
-        }
-        let mut idle: Vec<_> = self
-            .shared
-            .living_pools()
-            .into_iter()
-            .filter_map(|p| p.oldest_idle().map(|(since, id)| (since, id, p)))
-            .collect();
-        idle.sort_unstable_by_key(|(since, id, _)| (*since, *id));
-        // An eighth at a time: the memory of a dead process is back by the next tick.
-        let share = idle.len().div_ceil(8);
-        for (_, id, pool) in idle.into_iter().take(share) {
-            pool.evict(id);
-        }
-    }
-
     fn count(&self) {
         let (mut busy, mut idle, mut starting) = (0u64, 0u64, 0u64);
         for pool in self.shared.living_pools() {
@@ -284,7 +263,7 @@ async fn keep_house(node: std::sync::Weak<Node>) {
         clock.tick().await;
         let Some(node) = node.upgrade() else { return };
         turn = turn.wrapping_add(1);
-        node.find_room();
+        node.shared.find_room();
         if turn.is_multiple_of(SLOW) {
             node.count();
             let now = Instant::now();

@@ -114,12 +114,23 @@ impl Cgroups {
         }
     }
 
-    /// Memory that all groups use together, in bytes; `None` when the machine cannot tell.
+    /// Memory that all groups use together, in bytes, without cached files, which the kernel takes back by itself; `None`
+    /// when the machine cannot tell.
     pub fn memory_used(&self) -> Option<u64> {
-        match &self.tree {
-            Tree::V2(dir) => number(&dir.join("memory.current")),
-            Tree::V1 { memory, .. } => memory.as_ref().and_then(|dir| number(&dir.join("memory.usage_in_bytes"))),
-        }
+        let (used, stat, cached) = match &self.tree {
+            Tree::V2(dir) => {
+                (number(&dir.join("memory.current"))?, dir.join("memory.stat"), ["inactive_file ", "active_file "])
+            }
+            Tree::V1 { memory, .. } => {
+                let dir = memory.as_ref()?;
+                let names = ["total_inactive_file ", "total_active_file "];
+                (number(&dir.join("memory.usage_in_bytes"))?, dir.join("memory.stat"), names)
+            }
+        };
+        let stat = fs::read_to_string(stat).unwrap_or_default();
+        let value =
+            |name: &str| stat.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok()).unwrap_or(0);
+        Some(used.saturating_sub(cached.iter().map(|name| value(name)).sum()))
     }
 
     /// The directory of our version 1 freezer groups, whose frozen processes cannot be killed.

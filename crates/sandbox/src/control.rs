@@ -185,9 +185,20 @@ async fn read_answers(shared: Arc<Shared>) {
             Ok(n) => buffer.extend_from_slice(&chunk[..n]),
         }
         fds.append(&mut arrived);
+        if fds.len() > lock(&shared.waiting).len() {
+            tracing::warn!(from = shared.name, "more descriptors came than were asked for");
+            break;
+        }
         loop {
             match frames::take(&mut buffer, MAX_BODY) {
-                Ok(Some(frame)) => handle(&shared, &frame.header, &mut fds),
+                Ok(Some(frame)) => {
+                    handle(&shared, &frame.header, &mut fds);
+                    // Descriptors belong to one frame; what nobody asked for is closed at once. A function template's
+                    // socket is in the hands of the function's own code.
+                    if fds.len() > lock(&shared.waiting).len() {
+                        fds.clear();
+                    }
+                }
                 Ok(None) => break,
                 Err(error) => {
                     tracing::error!(%error, from = shared.name, "a control socket speaks nonsense");
@@ -205,11 +216,19 @@ fn handle(shared: &Shared, header: &[u8], fds: &mut Vec<OwnedFd>) {
         Ok(Answer::Started { id }) => {
             // One `started` carries one descriptor, and the stream keeps their order.
             let pidfd = if fds.is_empty() { None } else { Some(fds.remove(0)) };
+            let Some(waiter) = lock(&shared.waiting).remove(&id) else {
+                // Whoever asked has given up: nobody would ever end this process.
+                pidfd.into_iter().for_each(|fd| kill(&fd));
+                return;
+            };
             let (tell, exit) = oneshot::channel();
             lock(&shared.exits).insert(id, tell);
-            if let Some(waiter) = lock(&shared.waiting).remove(&id) {
-                let started = pidfd.map(|pidfd| Started { pidfd, exit });
-                waiter.send(started.ok_or_else(|| SandboxError::Failed("no pidfd came with a process".into()))).ok();
+            let started = match pidfd {
+                Some(pidfd) if is_pidfd(&pidfd) => Ok(Started { pidfd, exit }),
+                _ => Err(SandboxError::Failed("no pidfd came with a process".into())),
+            };
+            if let Err(Ok(unwanted)) = waiter.send(started) {
+                kill(&unwanted.pidfd);
             }
         }
         Ok(Answer::Failed { id, error }) => {
@@ -229,6 +248,17 @@ fn handle(shared: &Shared, header: &[u8], fds: &mut Vec<OwnedFd>) {
         Ok(Answer::BoxError { error }) => tracing::error!(%error, from = shared.name, "a process could not be boxed"),
         Err(error) => tracing::error!(%error, from = shared.name, "an unknown control answer"),
     }
+}
+
+fn kill(pidfd: &OwnedFd) {
+    rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).ok();
+}
+
+/// Whether a descriptor that somebody sent stands for a process, as the kernel tells it.
+fn is_pidfd(fd: &OwnedFd) -> bool {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+    info.is_ok_and(|text| text.lines().any(|line| line.starts_with("Pid:")))
 }
 
 impl Shared {

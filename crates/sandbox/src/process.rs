@@ -145,6 +145,7 @@ pub struct Driver {
     cgroups: Cgroups,
     uids: Uids,
     names: AtomicU64,
+    closed: AtomicBool,
 }
 
 /// A live warmed process to clone.
@@ -166,7 +167,7 @@ struct Family {
     uid: Arc<Uid>,
 }
 
-/// A box with its process.
+/// A box with its process. Dropped before it has been kept (`keep`, `into_template`), it is ended.
 #[derive(Debug)]
 pub struct Sandbox {
     /// The conversation with the worker.
@@ -176,6 +177,19 @@ pub struct Sandbox {
     /// Its process and group.
     pub process: Arc<Process>,
     family: Option<Family>,
+    guard: Guard,
+}
+
+/// Ends a process when dropped, unless it has been let go of: whoever was to use a box may be gone before it is there.
+#[derive(Debug)]
+struct Guard(Option<Arc<Process>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            process.kill();
+        }
+    }
 }
 
 /// Where the highest memory use is read, and what was read last: asking the kernel costs as much as a short call.
@@ -203,11 +217,15 @@ impl Driver {
     pub fn start(config: DriverConfig, cgroups: Cgroups) -> Result<Arc<Self>, SandboxError> {
         let nursery = Mutex::new(start_nursery(&config, &cgroups)?);
         let uids = Uids::new(config.uids.clone());
-        Ok(Arc::new(Driver { nursery, cgroups, uids, config, names: AtomicU64::new(1) }))
+        let (names, closed) = (AtomicU64::new(1), AtomicBool::new(false));
+        Ok(Arc::new(Driver { nursery, cgroups, uids, config, names, closed }))
     }
 
     /// The live nursery. When it has died, everything it ever started has died with it, and another takes its place.
     fn nursery(&self) -> Result<Control, SandboxError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(SandboxError::Gone("nursery"));
+        }
         let mut nursery = self.nursery.lock().unwrap_or_else(PoisonError::into_inner);
         if *nursery.state().borrow() == State::Gone {
             tracing::error!("the nursery is gone, and every instance with it; another is started");
@@ -224,6 +242,7 @@ impl Driver {
 
     /// Ends everything that was ever started.
     pub fn shut_down(&self) {
+        self.closed.store(true, Ordering::Release);
         self.nursery.lock().unwrap_or_else(PoisonError::into_inner).close();
     }
 
@@ -268,9 +287,6 @@ impl Driver {
             "nofile": request.nofile, "nproc": request.pids,
         });
         let sent = spare.channel.writer.send(&json(&assign), &[]).await;
-        if sent.is_err() {
-            spare.process.kill();
-        }
         sent.map_err(|e| SandboxError::Failed(e.to_string()))
     }
 
@@ -338,6 +354,7 @@ impl Driver {
         Ok(Sandbox {
             channel: Channel::new(outside.ours, self.config.max_body),
             logs: Some((outside.stdout_out, outside.stderr_out)),
+            guard: Guard(Some(process.clone())),
             process,
             family,
         })
@@ -345,6 +362,9 @@ impl Driver {
 
     /// Sockets, pipes and the control group. The group is files in the kernel: made off the event loop.
     async fn make_outside(self: &Arc<Self>, request: &BoxRequest) -> Result<Outside, SandboxError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(SandboxError::Gone("server"));
+        }
         let name = format!("i{}", self.names.fetch_add(1, Ordering::Relaxed));
         let limits = GroupLimits { memory: request.memory, pids: request.pids };
         let group = if self.cgroups.limits() {
@@ -382,7 +402,12 @@ impl Driver {
             tmp_bytes: request.tmp,
             tmp_inodes: inodes(request.tmp),
             nofile: request.nofile,
-            nproc: u64::from(request.pids),
+            // Counted per user, which the family of a function template shares: there the control group alone limits.
+            nproc: if (request.snapshot || nested) && self.cgroups.limits() {
+                1 << 20
+            } else {
+                u64::from(request.pids)
+            },
             core: 0,
             userns: !self.config.without.userns,
             landlock: !self.config.without.landlock,
@@ -573,10 +598,16 @@ impl Drop for Template {
 }
 
 impl Sandbox {
+    /// From now on somebody else answers for its end.
+    pub fn keep(&mut self) {
+        self.guard.0 = None;
+    }
+
     /// Turns a box whose worker has loaded its function for a snapshot into a template. `None` when it was not made for it.
-    pub fn into_template(self) -> Option<Template> {
-        let family = self.family?;
+    pub fn into_template(mut self) -> Option<Template> {
+        let family = self.family.take()?;
         let control = Control::new("function template", self.channel.into_stream()?);
+        self.guard.0 = None;
         Some(Template::new(control, self.process, Some(family)))
     }
 }
@@ -602,8 +633,14 @@ impl Process {
         // unsafe constructor asks its caller to promise.
         #[allow(deprecated)]
         let watched = AsyncFd::with_interest(self.pidfd.as_fd(), tokio::io::Interest::READABLE);
-        if let Ok(watched) = watched {
-            watched.readable().await.map(|_| ()).ok();
+        match watched {
+            Ok(watched) => watched.readable().await.map(|_| ()).unwrap_or_default(),
+            // No room to watch it: ask now and then.
+            Err(_) => {
+                while !self.is_over() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
         }
         // The parent reaps it within microseconds; when the parent itself is dead, nobody will say.
         let status = tokio::time::timeout(Duration::from_millis(200), exit).await.ok().and_then(Result::ok);
@@ -635,19 +672,37 @@ impl Process {
 
     /// Ends it and everything in its process-id namespace, now.
     pub fn kill(&self) {
-        if self.frozen.swap(false, Ordering::AcqRel)
-            && let Some(group) = &self.group
-        {
-            group.thaw();
+        let sent = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+        if let Some(group) = &self.group {
+            // Where the signal did not go through, whatever is in the group is ended; ESRCH means that it is over already.
+            match sent {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(_) => group.kill(),
+            }
+            if self.frozen.swap(false, Ordering::AcqRel) {
+                group.thaw();
+            }
         }
-        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).ok();
     }
 
     /// Stops it where it stands, at no cost of CPU. `false` when this machine cannot.
     pub fn freeze(&self) -> bool {
+        // Said before it is done: whoever kills it meanwhile has to thaw it.
+        self.frozen.store(true, Ordering::Release);
         let done = self.group.as_ref().is_some_and(Group::freeze);
-        self.frozen.store(done, Ordering::Release);
+        if !done {
+            self.frozen.store(false, Ordering::Release);
+        } else if self.is_over() || !self.frozen.load(Ordering::Acquire) {
+            // Killed in between.
+            self.thaw_now();
+        }
         done
+    }
+
+    fn thaw_now(&self) {
+        if let Some(group) = &self.group {
+            group.thaw();
+        }
     }
 
     /// Lets it go on.

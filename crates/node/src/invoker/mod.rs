@@ -231,8 +231,10 @@ impl Invoker {
                     continue;
                 }
                 Err(Refusal::Platform(error)) => {
-                    if error.kind == ErrorKind::Throttled {
-                        self.shared.metrics.throttled(Throttle::FunctionConcurrency);
+                    match error.kind {
+                        ErrorKind::Throttled => self.shared.metrics.throttled(Throttle::FunctionConcurrency),
+                        ErrorKind::NoCapacity => self.shared.metrics.throttled(Throttle::QueueWait),
+                        _ => {}
                     }
                     return Err(error);
                 }

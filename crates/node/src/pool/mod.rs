@@ -67,6 +67,8 @@ pub struct Shared {
     pub run_permits: Arc<Semaphore>,
     /// Memory of all instances at the last look, in bytes.
     pub memory_used: AtomicU64,
+    /// Processors of this machine.
+    pub cores: u32,
     ids: AtomicU64,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
@@ -102,6 +104,7 @@ impl Shared {
             start_permits: Semaphore::new(cores * 4),
             run_permits: Arc::new(Semaphore::new(limits.concurrency as usize)),
             memory_used: AtomicU64::new(0),
+            cores: cores as u32,
             ids: AtomicU64::new(1),
             pools: Mutex::default(),
             limits,
@@ -113,6 +116,24 @@ impl Shared {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|p| p.strong_count() > 0);
         pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether the memory budget has room. When it is spent, idle instances end, the longest idle first.
+    pub fn find_room(&self) -> bool {
+        let Some(used) = self.driver.cgroups().memory_used() else { return true };
+        self.memory_used.store(used, Ordering::Relaxed);
+        if used < self.memory_budget {
+            return true;
+        }
+        let mut idle: Vec<_> =
+            self.living_pools().into_iter().filter_map(|p| p.oldest_idle().map(|(since, id)| (since, id, p))).collect();
+        idle.sort_unstable_by_key(|(since, id, _)| (*since, *id));
+        // An eighth at a time: the memory of a dead process is back by the next look.
+        let share = idle.len().div_ceil(8);
+        for (_, id, pool) in idle.into_iter().take(share) {
+            pool.evict(id);
+        }
+        false
     }
 
     fn next_id(&self) -> u64 {
@@ -265,9 +286,14 @@ impl Pool {
         self.version.config.max_concurrency
     }
 
+    /// Invocations that the function may run at once.
+    fn calls(&self) -> u32 {
+        self.version.config.concurrency.unwrap_or(u32::MAX).min(self.shared.limits.concurrency).max(1)
+    }
+
+    /// Instances that this takes.
     fn limit(&self) -> u32 {
-        let calls = self.version.config.concurrency.unwrap_or(self.shared.limits.concurrency);
-        calls.min(self.shared.limits.concurrency).div_ceil(self.per_instance()).max(1)
+        self.calls().div_ceil(self.per_instance())
     }
 
     /// An instance for one invocation: the most recently used one that has room, else whichever is free or started first.
@@ -278,7 +304,10 @@ impl Pool {
             if inner.retired {
                 return Err(Refusal::Retired);
             }
-            if let Some(lease) = self.take_open(&mut inner, false) {
+            let run = Duration::from_nanos(self.run_ns.load(Ordering::Relaxed));
+            let waiting = inner.waiting.len() as u32;
+            let together = policy::better_wait(run, waiting, inner.active, self.shared.cores);
+            if !together && let Some(lease) = self.take_open(&mut inner, false) {
                 return Ok(lease);
             }
             let (tell, waiter) = oneshot::channel();
@@ -294,6 +323,7 @@ impl Pool {
                 Ok(Err(_)) => return Err(Refusal::Retired),
                 // The calls that run now may turn out to be long ones: what was not worth a start then may be now.
                 Err(_) if arrived.elapsed() < wait => {
+                    self.serve_waiting(self.lock());
                     self.start_what_is_wanted();
                     pause = (pause * 2).min(wait.saturating_sub(arrived.elapsed()).max(LOOK_AGAIN));
                 }
@@ -331,6 +361,9 @@ impl Pool {
 
     /// `waited`: the lease is for somebody who waited for it; only such a call can have had to wait for a start.
     fn take_open(self: &Arc<Self>, inner: &mut Inner, waited: bool) -> Option<Lease> {
+        if inner.active >= self.calls() {
+            return None;
+        }
         while let Some(instance) = inner.open.pop() {
             let Some(entry) = inner.all.get_mut(&instance.id) else { continue };
             if !instance.alive() || instance.process.is_over() {
@@ -376,7 +409,7 @@ impl Pool {
         let Some(entry) = inner.all.remove(&instance.id) else { return };
         inner.active = inner.active.saturating_sub(entry.active);
         inner.open.retain(|open| open.id != instance.id);
-        drop(inner);
+        self.serve_waiting(inner);
         self.start_what_is_wanted();
     }
 
@@ -427,7 +460,9 @@ impl Pool {
     fn start_what_is_wanted(self: &Arc<Self>) {
         let wanted = {
             let mut inner = self.lock();
-            let wanted = policy::starts_wanted(&self.view(&inner));
+            // Calls that wait beside an idle instance wait by choice.
+            let idle = !inner.open.is_empty();
+            let wanted = if idle || inner.waiting.is_empty() { 0 } else { policy::starts_wanted(&self.view(&inner)) };
             inner.starting += wanted;
             wanted
         };
@@ -442,7 +477,9 @@ impl Pool {
         let needed = {
             let mut inner = self.lock();
             inner.waiting.retain(|w| !w.is_closed());
-            !inner.waiting.is_empty()
+            // What was wanted when this start was asked for may be known better by now.
+            let view = PoolView { starting: inner.starting.saturating_sub(1), ..self.view(&inner) };
+            !inner.waiting.is_empty() && inner.open.is_empty() && policy::starts_wanted(&view) > 0
         };
         let outcome = if needed { Some(self.start_one(permit.ok()).await) } else { None };
         self.settle_start(outcome);
@@ -561,7 +598,7 @@ impl Pool {
         let mut ended = Vec::new();
         {
             let mut inner = self.lock();
-            let spared = inner.predictor.wanted(self.limit()) as usize;
+            let spared = if inner.retired { 0 } else { inner.predictor.wanted(self.limit()) as usize };
             let mut count = inner.all.len();
             let mut idle: Vec<(Instant, u64)> =
                 inner.all.iter().filter(|(_, e)| e.active == 0).map(|(id, e)| (e.idle_since, *id)).collect();

@@ -49,6 +49,20 @@ pub fn starts_wanted(view: &PoolView) -> u32 {
     unserved.min(room)
 }
 
+/// Below this the handler's own time is small against what switching between processes costs.
+const QUICK: Duration = Duration::from_micros(300);
+/// Longest estimated wait that is worth it to keep calls together.
+const PATIENCE: Duration = Duration::from_millis(4);
+
+/// Whether a call should wait for a busy instance although an idle one is there: when calls are so quick that one more
+/// active process would only take the processor from the others.
+pub fn better_wait(run: Duration, waiting: u32, active: u32, cores: u32) -> bool {
+    if run.is_zero() || run > QUICK || active < cores {
+        return false;
+    }
+    run * (waiting + 1) / active.max(1) < PATIENCE
+}
+
 /// Predicts how many instances a function will need at once, from the peaks of past ticks: an exponentially weighted mean
 /// of the peaks and of their deviation. The mean follows faster the more the last peak surprised it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,6 +137,16 @@ mod tests {
         assert_eq!(starts_wanted(&quick), 0);
         let slow = PoolView { run: Duration::from_millis(200), ..quick };
         assert_eq!(starts_wanted(&slow), 50);
+    }
+
+    #[test]
+    fn quick_calls_stay_together_and_others_spread() {
+        let quick = Duration::from_micros(40);
+        assert!(better_wait(quick, 3, 2, 2));
+        assert!(!better_wait(quick, 3, 1, 2), "a core is free");
+        assert!(!better_wait(quick, 400, 2, 2), "the wait would be long");
+        assert!(!better_wait(Duration::from_millis(5), 3, 2, 2), "a call that takes its time");
+        assert!(!better_wait(Duration::ZERO, 3, 2, 2), "nothing is known");
     }
 
     /// Bursts of 20 simultaneous calls every 35 s, instances kept for 30 s: how many calls meet a cold start, with and

@@ -86,7 +86,9 @@ impl Pool {
         self: &Arc<Self>,
         permit: Option<SemaphorePermit<'_>>,
     ) -> Result<Arc<Instance>, Refusal> {
-        self.room()?;
+        if self.shared.memory_used.load(Ordering::Relaxed) >= self.shared.memory_budget {
+            self.room().await?;
+        }
         self.shared.runtimes.ready().await;
         let began = Instant::now();
         self.shared.registry.verify_code(&self.version.code).await.map_err(Refusal::Platform)?;
@@ -102,7 +104,8 @@ impl Pool {
         self.shared.metrics.started(loaded.birth.kind, loaded.birth.start, loaded.birth.init);
         let pool = self.clone();
         let gone = move |instance: Arc<Instance>| pool.forget(&instance);
-        let Loaded { sandbox, birth, tap } = loaded;
+        let Loaded { mut sandbox, birth, tap } = loaded;
+        sandbox.keep();
         let process = sandbox.process.clone();
         let instance = Instance::adopt(self.shared.next_id(), birth, process.clone(), sandbox.channel, tap, gone);
         if self.shared.settings.cpu_limits {
@@ -112,20 +115,21 @@ impl Pool {
         Ok(instance)
     }
 
-    /// Refuses a start for which the memory budget has no room; the node evicts idle instances before it comes to this.
-    fn room(&self) -> Result<(), Refusal> {
-        let used = self.shared.memory_used.load(Ordering::Relaxed);
-        if used < self.shared.memory_budget {
-            return Ok(());
+    /// Waits until the memory budget has room for a start; idle instances make it, the longest idle first.
+    async fn room(&self) -> Result<(), Refusal> {
+        let until = Instant::now() + Duration::from_millis(self.shared.limits.queue_wait_ms);
+        while !self.shared.find_room() {
+            if Instant::now() >= until {
+                let used = self.shared.memory_used.load(Ordering::Relaxed) >> 20;
+                let budget = self.shared.memory_budget >> 20;
+                let text = format!(
+                    "instances use {used} of {budget} MiB, and none is idle: retry later, or raise limits.memory_budget_mib"
+                );
+                return Err(Refusal::Platform(Error::new(ErrorKind::NoCapacity, text)));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Err(Refusal::Platform(Error::new(
-            ErrorKind::NoCapacity,
-            format!(
-                "instances use {} of {} MiB, and none is idle: retry later, or raise limits.memory_budget_mib",
-                used >> 20,
-                self.shared.memory_budget >> 20
-            ),
-        )))
+        Ok(())
     }
 
     async fn start_somehow(self: &Arc<Self>) -> Result<Loaded, Refusal> {
@@ -164,10 +168,12 @@ impl Pool {
 
     async fn clone_box(&self, template: &Arc<Template>, snapshot: bool) -> Result<(Sandbox, Duration), SandboxError> {
         let began = Instant::now();
-        let request = self.request(snapshot);
-        let made = self.shared.driver.start_box(Origin::Clone(template), &request);
+        // In a task of its own: when nobody waits any more, what comes of it late is still taken down in order.
+        let (driver, from, request) = (self.shared.driver.clone(), template.clone(), self.request(snapshot));
+        let made = tokio::spawn(async move { driver.start_box(Origin::Clone(&from), &request).await });
         match tokio::time::timeout(CLONE, made).await {
-            Ok(sandbox) => Ok((sandbox?, began.elapsed())),
+            Ok(Ok(sandbox)) => Ok((sandbox?, began.elapsed())),
+            Ok(Err(lost)) => Err(SandboxError::Failed(lost.to_string())),
             Err(_) => Err(SandboxError::Failed(format!("no clone after {} s", CLONE.as_secs()))),
         }
     }
@@ -210,6 +216,7 @@ impl Pool {
             }
             Err(error) => {
                 tracing::warn!(%error, function = %self.version.config.name, "a function template does not clone and is replaced");
+                template.process().kill();
                 let mut state = self.snapshot.lock().await;
                 if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(live, &template)) {
                     state.live = None;
