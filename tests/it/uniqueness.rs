@@ -5,6 +5,19 @@ use std::sync::Mutex;
 
 use crate::harness::{Lang, Server, lock, parallel, per_language, skip};
 
+/// Sources that must be there: one that a function no longer reports would be compared with nothing.
+const NODE_SOURCES: &[&str] = &[
+    "Math.random",
+    "Math.random kept",
+    "crypto.randomUUID",
+    "crypto.randomBytes",
+    "getRandomValues",
+    "generateKey",
+    "mkdtemp",
+];
+const PYTHON_SOURCES: &[&str] =
+    &["random.random", "random kept", "uuid1", "uuid4", "secrets", "os.urandom", "ssl.RAND_bytes", "tempfile"];
+
 /// Instances that are looked at.
 const CLONES: usize = 1000;
 
@@ -32,6 +45,13 @@ fn values_of_clones(lang: Lang, snapshot: bool) {
     });
     let seen = seen.into_inner().unwrap();
     assert!(seen.len() >= CLONES, "only {} fresh instances of kind {kind} answered", seen.len());
+    let required: &[&str] = match lang {
+        Lang::Node => NODE_SOURCES,
+        Lang::Python => PYTHON_SOURCES,
+    };
+    for name in required {
+        assert!(seen[0].contains_key(*name), "the function does not report {name}: {:?}", seen[0].keys());
+    }
     let sources: Vec<&String> = seen[0].keys().collect();
     assert!(sources.len() >= 10, "{sources:?}");
     let repeated: Vec<String> = sources
