@@ -251,7 +251,9 @@ per_language! {
 #[test]
 fn a_full_javascript_heap_is_out_of_memory() {
     let server = SERVER.get();
-    let name = server.deploy_case(Lang::Node, "eats_memory", &[("memory", "128"), ("timeout", "30s")]);
+    // A name of its own: the test of the same function runs beside this one.
+    let name = "eats_and_recovers".to_owned();
+    server.deploy(&name, &Lang::Node.zip("eats_memory"), &[("memory", "128"), ("timeout", "30s")]);
     let answer = server.native(&name, "heap").expect(200);
     let cause = answer.header("offshoot-function-error");
     assert_eq!(cause, Some("out-of-memory"), "{}", answer.text());

@@ -257,7 +257,10 @@ impl Server {
     /// Deploys one of `tests/functions` under the name `<case>-<language>`, which is returned.
     #[track_caller]
     pub fn deploy_case(&self, lang: Lang, case: &str, fields: &[(&str, &str)]) -> String {
-        let name = format!("{case}-{}", lang.dir());
+        // A name of its own: tests that share a server run side by side.
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("{case}-{}-{number}", lang.dir());
         self.deploy(&name, &lang.zip(case), fields);
         name
     }
