@@ -78,8 +78,9 @@ fn after_sigkill_nothing_runs_and_a_restart_cleans_up() {
     let data = dir.path().join("data");
     let server = Server::start_on(&data, &[]);
     for lang in Lang::ALL {
-        server.deploy_case(lang, "sleeps", &[]);
-        server.deploy_case(lang, "background", &[]);
+        for case in ["sleeps", "background"] {
+            server.deploy(&format!("{case}-{}", lang.dir()), &lang.zip(case), &[]);
+        }
         server.deploy(&format!("snap-{}", lang.dir()), &lang.zip("counter"), &[("snapshot", "on")]);
     }
     thread::scope(|scope| {
@@ -120,8 +121,8 @@ fn frozen_instances_end_with_the_server_too() {
     for sudden in [false, true] {
         let server = Server::start_as(&data, 297_000_000, &["--freeze-after-ms", "200", "--prewarm=false"]);
         for lang in Lang::ALL {
-            server.deploy_case(lang, "counter", &[]);
-            server.invoke(&format!("counter-{}", lang.dir()), "").expect(200);
+            let name = server.deploy_case(lang, "counter", &[]);
+            server.invoke(&name, "").expect(200);
         }
         thread::sleep(Duration::from_millis(2500));
         assert_eq!(server.boxed().len(), 2);
