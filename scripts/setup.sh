@@ -13,7 +13,6 @@ need cc gcc libc6-dev
 need curl curl ca-certificates
 need node nodejs
 need python3 python3
-for extra in "$@"; do need "${extra%%:*}" "${extra##*:}"; done
 
 if [ "${#missing[@]}" -gt 0 ]; then
   if ! command -v apt-get >/dev/null 2>&1; then
