@@ -8,4 +8,9 @@ cd "$(dirname "$0")"
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 # One build for all tests; the integration binary runs real processes, so it is not run beside the others.
-cargo test --workspace --locked --no-fail-fast
+mkdir -p target
+status=0
+cargo test --workspace --locked --no-fail-fast 2>&1 | tee target/test.log || status=$?
+# The sum of all test binaries, last.
+awk '/^test result:/ { p += $4; f += $6; i += $8 } END { printf "%d passed, %d failed, %d skipped\n", p, f, i }' target/test.log
+exit "$status"
