@@ -541,7 +541,7 @@ pub static SETTINGS: &[Setting] = &[
         env: "OFFSHOOT_SPARES",
         takes: Takes::One("CLONES"),
         scope: Scope::Serve,
-        help: "Clones of each language template made ahead of need, in boxes that wait for a function; about 1 MB each",
+        help: "Clones of each language template made ahead of need, in boxes that wait for a function; a few MB each",
         set: |d, raw| raw.number().map(|count: u32| d.serve.spares = count),
         get: |d| json!(d.serve.spares),
     },
