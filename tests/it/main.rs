@@ -18,6 +18,7 @@ mod input;
 mod lifecycle;
 mod packages;
 mod shutdown;
+mod together;
 mod uniqueness;
 
 /// The last test by name: what the others could not do on this machine.

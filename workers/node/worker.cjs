@@ -38,11 +38,13 @@ const self = {
   traced: false, // _X_AMZN_TRACE_ID is set
   watching: false, // the channel does not keep the loop alive: see "drained"
   active: new Map(), // id → Invocation
+  waiting: [], // frames of invocations that came while another was under way, when there is one at a time
 };
 
 // ---------------------------------------------------------------------------------------------------------- connect
 
 const CHANNEL = 3;
+const CLAIMS = 4;
 const HEADER_LIMIT = 1 << 20;
 const EMPTY = Buffer.alloc(0);
 
@@ -434,6 +436,25 @@ class Invocation {
 
 function accept(header, source, from, to) {
   if (header.t !== 'invoke') violation('an unexpected frame "' + header.t + '"');
+  if (self.solo && self.active.size > 0) {
+    // A copy: the inbox is read into again before its turn comes.
+    self.waiting.push({ header, body: Buffer.from(source.subarray(from, to)) });
+  } else {
+    begin(header, source, from, to);
+    if (self.waiting.length > 0) beginWaiting();
+  }
+}
+
+// Those that came meanwhile, until one of them does not answer at once.
+function beginWaiting() {
+  while (self.active.size === 0 && self.waiting.length > 0) {
+    const { header, body } = self.waiting.shift();
+    begin(header, body, 0, body.length);
+  }
+}
+
+function begin(header, source, from, to) {
+  if (header.claim === true && !claim()) return send('{"t":"skipped","id":' + JSON.stringify(header.id) + '}', '');
   const invocation = new Invocation(header.id);
   self.active.set(header.id, invocation);
   self.call(invocation, header, source, from, to);
@@ -445,11 +466,22 @@ function accept(header, source, from, to) {
   }
 }
 
+// Whether an invocation that was sent behind another is still this worker's: the server takes back what waits too long.
+const token = Buffer.alloc(8);
+function claim() {
+  try {
+    return fs.readSync(CLAIMS, token, 0, 8, null) === 8;
+  } catch {
+    return false;
+  }
+}
+
 // Marks an invocation as answered; false when it already was.
 function close(invocation) {
   if (invocation.done) return false;
   invocation.done = true;
   self.active.delete(invocation.id);
+  if (self.waiting.length > 0) queueMicrotask(beginWaiting);
   if (self.watching) {
     self.watching = false;
     if (channel !== null) channel.ref();

@@ -48,6 +48,7 @@ request_id = ContextVar("request_id", default="")
 # ------------------------------------------------------------------------------------------------------------ connect
 
 CHANNEL = 3
+CLAIMS = 4
 HEADER_LIMIT = 1 << 20
 LENGTHS = struct.Struct("<II")
 
@@ -365,6 +366,7 @@ def fork_clones():
         jail.ofs_after_fork_parent(pid)
     jail.ofs_after_fork_child()
     os.set_inheritable(CHANNEL, False)
+    os.set_inheritable(CLAIMS, False)
     state.cloned = True
     gc.enable()
 
@@ -378,7 +380,20 @@ def serve():
         return serve_many(concurrency)
     inbox = Inbox()
     while True:
-        invoke(*expect_invoke(inbox))
+        header, body = expect_invoke(inbox)
+        if header.get("claim") and not claim():
+            send('{"t":"skipped","id":%s}' % quoted(header["id"]))
+        else:
+            invoke(header, body)
+
+
+def claim():
+    """Whether an invocation that was sent behind another is still this worker's: the server takes back what waits too
+    long."""
+    try:
+        return len(os.read(CLAIMS, 8)) == 8
+    except OSError:
+        return False
 
 
 def expect_invoke(inbox):
@@ -1056,6 +1071,7 @@ def main(mode=None, library_path=None):
     try:
         os.set_blocking(CHANNEL, True)
         os.set_inheritable(CHANNEL, False)
+        os.set_inheritable(CLAIMS, False)
     except OSError:
         log("the worker has no channel: descriptor %d is not open" % CHANNEL)
         os._exit(64)

@@ -1,4 +1,4 @@
-//! Which descriptors a new process holds: its channel on 3, its output on 1 and 2, nothing to read on 0. What an engine
+//! Which descriptors a new process holds: its channel on 3, its claims on 4, its output on 1 and 2, nothing to read on 0. What an engine
 //! keeps for itself (event queues, wake-up descriptors) is replaced by fresh ones, because a shared one would be a
 //! channel between clones. It never leaves a descriptor open because it does not know what it is.
 
@@ -7,13 +7,18 @@ use std::os::fd::{IntoRawFd, RawFd};
 
 use crate::sys::{self, Error, Result, check};
 
-/// The first number that is not one of the four that every worker has.
-pub const FIRST_OTHER: RawFd = 4;
+/// The first number that is not one of those that every worker has.
+pub const FIRST_OTHER: RawFd = 5;
 
-/// Puts the channel on 3, the outputs on 1 and 2, and nothing on 0. All three come from numbers above 3. A clone is the
-/// last program that may speak on its channel (`channel_flags` = `O_CLOEXEC`); a boot has yet to become that program.
-pub fn place(channel: RawFd, stdout: RawFd, stderr: RawFd, channel_flags: libc::c_int) -> Result<()> {
-    for (from, to, flags) in [(channel, 3, channel_flags), (stdout, 1, 0), (stderr, 2, 0)] {
+/// How many descriptors every process is given: channel, standard output, standard error, claims.
+pub const GIVEN: usize = 4;
+
+/// Puts the channel on 3, the claims on 4, the outputs on 1 and 2, and nothing on 0. All come from numbers of `FIRST_OTHER`
+/// and above. A clone is the last program that may speak on its channel (`channel_flags` = `O_CLOEXEC`); a boot has yet
+/// to become that program.
+pub fn place(given: [RawFd; GIVEN], channel_flags: libc::c_int) -> Result<()> {
+    let [channel, stdout, stderr, claims] = given;
+    for (from, to, flags) in [(channel, 3, channel_flags), (claims, 4, channel_flags), (stdout, 1, 0), (stderr, 2, 0)] {
         sys::dup_to(from, to, flags)?;
     }
     let null = nothing(libc::O_RDWR)?;
@@ -48,7 +53,7 @@ pub enum Kind {
     Other,
 }
 
-/// Lists this process's descriptors above 3, without those in `except`.
+/// Lists this process's descriptors from `FIRST_OTHER` on, without those in `except`.
 pub fn list(except: &[RawFd]) -> Result<Vec<(RawFd, Kind)>> {
     let step = |e| Error::new("list /proc/self/fd", e);
     let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")

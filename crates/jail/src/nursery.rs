@@ -195,8 +195,8 @@ impl Nursery {
     }
 
     fn try_spawn(&mut self, request: &Request, fds: &[OwnedFd]) -> Result<libc::c_int> {
-        if request.t != "spawn" || request.argv.is_empty() || fds.len() < 3 {
-            return Err(Error::invalid("a nursery takes `spawn` with a program and three descriptors or more"));
+        if request.t != "spawn" || request.argv.is_empty() || fds.len() < descriptors::GIVEN {
+            return Err(Error::invalid("a nursery takes `spawn` with a program and four descriptors or more"));
         }
         let boxed = request.sandbox.is_some();
         if boxed {
@@ -217,8 +217,10 @@ impl Nursery {
     fn child(&self, request: &Request, fds: &[OwnedFd]) -> ! {
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         // Without its channel in place it has nowhere to say more than its exit status does.
-        if descriptors::place(numbers[0], numbers[1], numbers[2], 0).is_ok() {
-            let Err(e) = self.become_program(request, &numbers[3..]);
+        if let Some((given, cgroups)) = numbers.split_first_chunk()
+            && descriptors::place(*given, 0).is_ok()
+        {
+            let Err(e) = self.become_program(request, cgroups);
             report_box_error(&e);
         }
         sys::leave(BOX_FAILED)

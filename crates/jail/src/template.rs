@@ -10,7 +10,7 @@ use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::descriptors::{self, FIRST_OTHER, Kind};
+use crate::descriptors::{self, FIRST_OTHER, GIVEN, Kind};
 use crate::enter::{self, How};
 use crate::filter::Filter;
 use crate::frame;
@@ -129,15 +129,15 @@ impl Template {
     }
 
     fn accept(&mut self, request: crate::spec::Request, fds: Vec<OwnedFd>) -> Result<()> {
-        let (true, Some(mut spec), true) = (request.t == "clone", request.sandbox, fds.len() >= 3) else {
-            return Err(Error::invalid("a template takes `clone` with a box and three descriptors or more"));
+        let (true, Some(mut spec), true) = (request.t == "clone", request.sandbox, fds.len() >= GIVEN) else {
+            return Err(Error::invalid("a template takes `clone` with a box and four descriptors or more"));
         };
         if spec.nested != self.own.is_none() {
             return Err(Error::invalid("`nested` is for clones of function templates, and for all of them"));
         }
         let mut numbers = Vec::with_capacity(fds.len());
         for fd in fds {
-            // Room for the four that a worker has, should the program have closed one of its own.
+            // Room for those that a worker has, should the program have closed one of its own.
             let given = fd.into_raw_fd();
             if given < FIRST_OTHER {
                 numbers.push(sys::dup_above(given, FIRST_OTHER)?);
@@ -238,11 +238,11 @@ fn become_clone(mut template: Template, pending: &Pending) -> Result<Template> {
     if pending.spec.nested {
         second_fork(template.control, pending, &gate);
     }
-    descriptors::place(pending.fds[0], pending.fds[1], pending.fds[2], libc::O_CLOEXEC)?;
+    descriptors::place([0, 1, 2, 3].map(|at| pending.fds[at]), libc::O_CLOEXEC)?;
     let how = if pending.spec.nested {
         How::Nested
     } else {
-        descriptors::join_cgroups(&pending.fds[3..])?;
+        descriptors::join_cgroups(&pending.fds[GIVEN..])?;
         How::Clone
     };
     leave_descriptors(&mut template, pending)?;
@@ -330,7 +330,7 @@ fn leave_descriptors(template: &mut Template, pending: &Pending) -> Result<()> {
 /// In the first child of a function template: makes the namespaces, forks the clone into them as PID 1, tells the server
 /// and the template about it and goes; the clone becomes the template's child. Returns only in the clone.
 fn second_fork(control: RawFd, pending: &Pending, gate: &Gate) {
-    let result = descriptors::join_cgroups(&pending.fds[3..])
+    let result = descriptors::join_cgroups(&pending.fds[GIVEN..])
         .and_then(|()| enter::split(&pending.spec, gate))
         // SAFETY: a template has one thread, and the child of its fork has too.
         .and_then(|()| unsafe { sys::fork() });

@@ -183,7 +183,8 @@ impl Control {
         let (channel, theirs) = UnixStream::pair().unwrap();
         let (_, stdout) = pipe();
         let (stderr, stderr_in) = pipe();
-        let mut fds = vec![theirs.as_raw_fd(), stdout.as_raw_fd(), stderr_in.as_raw_fd()];
+        let (claims, _) = pipe();
+        let mut fds = vec![theirs.as_raw_fd(), stdout.as_raw_fd(), stderr_in.as_raw_fd(), claims.as_raw_fd()];
         fds.extend(cgroups);
         frame::send(self.socket.as_raw_fd(), &serde_json::to_vec(request).unwrap(), &[], &fds).unwrap();
         channel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -410,9 +411,9 @@ fn check_inside(seen: &Value, spec: &BoxSpec) {
     eq("/dev", json!(["fd", "full", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero"]));
     eq("/interfaces", json!(["lo"]));
     eq("/loopback", json!("ok"));
-    assert_eq!(seen["fds"].as_array().unwrap()[..4], [json!(0), json!(1), json!(2), json!(3)], "{pretty}");
+    assert_eq!(seen["fds"].as_array().unwrap()[..5], [0, 1, 2, 3, 4].map(|fd| json!(fd)), "{pretty}");
     // What the function template left open (a file, a helper's pipe) has nothing behind it in its clones.
-    assert!(seen["fds"].as_array().unwrap().len() <= 4 + 2 * usize::from(spec.nested), "{pretty}");
+    assert!(seen["fds"].as_array().unwrap().len() <= 5 + 2 * usize::from(spec.nested), "{pretty}");
     eq("/limits", json!([[spec.nofile, spec.nofile], [spec.nproc, spec.nproc], [0, 0]]));
     for (path, want) in [
         ("/usr/x", "no"),

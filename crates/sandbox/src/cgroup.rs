@@ -228,7 +228,9 @@ fn find(mounts: &str, server: &str) -> Result<Option<Tree>, SandboxError> {
         fs::create_dir_all(&own).ok()?;
         Some(own)
     };
-    let tree = Tree::V1 { memory: make("memory"), cpu: make("cpu"), pids: make("pids"), freezer: make("freezer") };
+    // First what may lie frozen: until it is thawed it cannot die, and the other groups cannot be emptied.
+    let freezer = make("freezer");
+    let tree = Tree::V1 { freezer, memory: make("memory"), cpu: make("cpu"), pids: make("pids") };
     if tree.dirs().is_empty() { Ok(None) } else { Ok(Some(tree)) }
 }
 

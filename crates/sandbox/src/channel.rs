@@ -3,8 +3,10 @@
 //! It never looks into a body, and never waits longer than its caller lets it.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bytes::BytesMut;
+use rustix::event::EventfdFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -103,5 +105,34 @@ impl Writer {
         self.half.write_all(body).await?;
         self.scratch.shrink_to(COPY_BODY);
         Ok(())
+    }
+}
+
+/// Tokens that a worker and the server share: one for each call that was sent while another ran. Whoever takes a call's
+/// token decides about it: the worker, which then begins it, or the server, which then gives it to somebody else. So no
+/// call is begun twice, and none waits behind a long one. (docs/design/002-channel.md, "Claims".)
+#[derive(Debug)]
+pub struct Claims(OwnedFd);
+
+impl Claims {
+    /// No call to claim yet. Taking is by the kernel's semaphore semantics (`eventfd(2)`): one at a time, each once.
+    pub fn new() -> io::Result<Self> {
+        Ok(Claims(rustix::event::eventfd(0, EventfdFlags::SEMAPHORE | EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+    }
+
+    /// One more call may be claimed. To be said before the call is sent.
+    pub fn offer(&self) -> bool {
+        rustix::io::write(&self.0, &1u64.to_ne_bytes()).is_ok_and(|n| n == 8)
+    }
+
+    /// Takes one call back, if one is left that nobody has begun. It is the last of those that were sent.
+    pub fn take_back(&self) -> bool {
+        rustix::io::read(&self.0, &mut [0u8; 8]).is_ok_and(|n| n == 8)
+    }
+}
+
+impl AsFd for Claims {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 use crate::SandboxError;
 use crate::frames;
 
-/// Most descriptors in one request: channel, stdout, stderr and a `cgroup.procs` per hierarchy.
+/// Most descriptors in one request: channel, stdout, stderr, claims and a `cgroup.procs` per hierarchy.
 const MAX_FDS: usize = 16;
 /// Control frames have no body.
 const MAX_BODY: usize = 0;

@@ -19,7 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
 use crate::cgroup::{Cgroups, Group, GroupLimits};
-use crate::channel::Channel;
+use crate::channel::{Channel, Claims};
 use crate::control::{Control, Started, State};
 use crate::uids::{Uid, Uids};
 use crate::{SandboxError, control};
@@ -172,6 +172,8 @@ struct Family {
 pub struct Sandbox {
     /// The conversation with the worker.
     pub channel: Channel,
+    /// Who may begin a call that was sent while another ran.
+    pub claims: Claims,
     /// What it prints: standard output and standard error, until somebody takes them.
     pub logs: Option<(pipe::Receiver, pipe::Receiver)>,
     /// Its process and group.
@@ -253,7 +255,7 @@ impl Driver {
             File::options().read(true).write(true).open("/dev/null").map_err(SandboxError::io("open /dev/null"))?;
         let stderr = rustix::io::dup(rustix::stdio::stderr()).map_err(|e| SandboxError::io("dup")(e.into()))?;
         let header = |id| self.spawn_header(id, program, None);
-        let fds = [theirs.as_fd(), null.as_fd(), stderr.as_fd()];
+        let fds = [theirs.as_fd(), null.as_fd(), stderr.as_fd(), null.as_fd()];
         let started = self.nursery()?.start(header, &fds).await?;
         let process = Process::supervise(started, None, None);
         Ok(Template::new(Control::new("template", ours), process, None))
@@ -332,7 +334,8 @@ impl Driver {
         };
         let mut spec = self.box_spec(request, uid.value(), &outside.name, nested, cookie.clone());
         spec.waits = waits;
-        let mut fds = vec![outside.theirs.as_fd(), outside.stdout_in.as_fd(), outside.stderr_in.as_fd()];
+        let mut fds =
+            vec![outside.theirs.as_fd(), outside.stdout_in.as_fd(), outside.stderr_in.as_fd(), outside.claims.as_fd()];
         fds.extend(outside.doors.iter().map(OwnedFd::as_fd));
         let started = match origin {
             Origin::Boot(program) => match self.nursery() {
@@ -353,6 +356,7 @@ impl Driver {
         let process = Process::supervise(started, outside.group, Some(uid));
         Ok(Sandbox {
             channel: Channel::new(outside.ours, self.config.max_body),
+            claims: outside.claims,
             logs: Some((outside.stdout_out, outside.stderr_out)),
             guard: Guard(Some(process.clone())),
             process,
@@ -476,6 +480,7 @@ struct Outside {
     doors: Vec<OwnedFd>,
     ours: UnixStream,
     theirs: OwnedFd,
+    claims: Claims,
     stdout_out: pipe::Receiver,
     stdout_in: OwnedFd,
     stderr_out: pipe::Receiver,
@@ -487,13 +492,14 @@ impl Outside {
     fn pipes(name: String, group: Option<Group>, doors: Vec<OwnedFd>) -> Result<Self, (Option<Group>, SandboxError)> {
         let made = (|| {
             let (ours, theirs) = socket_pair()?;
+            let claims = Claims::new().map_err(SandboxError::io("make an event descriptor"))?;
             let (stdout_out, stdout_in) = log_pipe()?;
             let (stderr_out, stderr_in) = log_pipe()?;
-            Ok((ours, theirs, stdout_out, stdout_in, stderr_out, stderr_in))
+            Ok((ours, theirs, claims, stdout_out, stdout_in, stderr_out, stderr_in))
         })();
         match made {
-            Ok((ours, theirs, stdout_out, stdout_in, stderr_out, stderr_in)) => {
-                Ok(Outside { name, group, doors, ours, theirs, stdout_out, stdout_in, stderr_out, stderr_in })
+            Ok((ours, theirs, claims, stdout_out, stdout_in, stderr_out, stderr_in)) => {
+                Ok(Outside { name, group, doors, ours, theirs, claims, stdout_out, stdout_in, stderr_out, stderr_in })
             }
             Err(error) => Err((group, error)),
         }

@@ -18,9 +18,10 @@ use offshoot_model::{
 };
 use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use crate::observe::{LogEntry, Throttle, end_line, report_line, start_line};
-use crate::pool::instance::{Birth, Breach, WorkerAnswer};
+use crate::pool::instance::{Answered, Birth, Breach, Instance, STUCK, WorkerAnswer};
 use crate::pool::tap::now_ms;
 use crate::pool::{InitFailure, Lease, Pool, Refusal, Shared};
 use crate::registry::Version;
@@ -51,6 +52,9 @@ struct InvokeFrame<'a> {
     arn: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<&'a HttpPart>,
+    /// It is sent behind another call.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    claim: bool,
 }
 
 impl Invoker {
@@ -168,7 +172,7 @@ impl Invoker {
         self.shared.runtimes.ready().await;
         let made = match version.config.snapshot {
             true => pool.snapshot().await.map(drop),
-            false => pool.lease().await.map(drop),
+            false => pool.lease(true).await.map(drop),
         };
         match made {
             Ok(()) | Err(Refusal::Retired) => Ok(()),
@@ -207,6 +211,16 @@ impl Invoker {
     }
 }
 
+/// What came of a call on one instance.
+enum Called {
+    /// It was answered.
+    Done(Box<Outcome<Bytes>>),
+    /// The instance died before it was told anything.
+    Dead,
+    /// The instance had not begun it.
+    Withdrawn,
+}
+
 /// A leased instance, and what it took to get it.
 struct Got {
     lease: Lease,
@@ -222,12 +236,14 @@ impl Invoker {
         invocation: Invocation<Bytes>,
         arrived: Instant,
     ) -> Result<Outcome<Bytes>, Error> {
-        for _ in 0..TRIES {
-            let lease = match pool.lease().await {
+        let (mut tries, mut alone) = (0, false);
+        while tries < TRIES {
+            let lease = match pool.lease(alone).await {
                 Ok(lease) => lease,
                 Err(Refusal::Retired) => {
                     // Replaced or removed while this call was on its way: the next version answers it, if there is one.
                     pool = self.served(&self.resolve(&invocation.function)?).pool;
+                    tries += 1;
                     continue;
                 }
                 Err(Refusal::Platform(error)) => {
@@ -240,8 +256,11 @@ impl Invoker {
                 }
                 Err(Refusal::Init(failure)) => return Ok(self.init_failed(&pool, &invocation, *failure, arrived)),
             };
-            if let Some(outcome) = self.call(&pool, lease, &invocation, arrived).await {
-                return Ok(outcome);
+            match self.call(&pool, lease, &invocation, arrived).await {
+                Called::Done(outcome) => return Ok(*outcome),
+                Called::Dead => tries += 1,
+                // It is not put behind another one again.
+                Called::Withdrawn => alone = true,
             }
         }
         Err(Error::new(
@@ -250,24 +269,19 @@ impl Invoker {
         ))
     }
 
-    /// One call on one instance. `None`: the instance died before it was told anything; take another.
-    async fn call(
-        &self,
-        pool: &Arc<Pool>,
-        mut lease: Lease,
-        invocation: &Invocation<Bytes>,
-        arrived: Instant,
-    ) -> Option<Outcome<Bytes>> {
+    /// One call on one instance.
+    async fn call(&self, pool: &Arc<Pool>, lease: Lease, invocation: &Invocation<Bytes>, arrived: Instant) -> Called {
         let config = &pool.version.config;
         let waited = arrived.elapsed();
         let first = lease.first;
         let instance = lease.instance().clone();
         if !instance.alive() {
-            return None;
+            return Called::Dead;
         }
         let birth = instance.birth;
         let cost = if first { (birth.start + birth.init).min(waited) } else { Duration::ZERO };
-        let got = Got { lease, queue: waited - cost, birth, first };
+        let mut got = Got { lease, queue: waited - cost, birth, first };
+        let behind = got.lease.behind;
         let timeout = config.timeout.duration();
         let id = &invocation.id;
         let frame = InvokeFrame {
@@ -276,14 +290,27 @@ impl Invoker {
             deadline_ms: now_ms() + config.timeout.0,
             arn: &crate::pool::arn(config.name.as_str()),
             http: invocation.http.as_ref(),
+            claim: behind,
         };
         let header = serde_json::to_vec(&frame).unwrap_or_default();
-        instance.tap.begin(id, start_line(id));
-        let began = Instant::now();
-        let calling = async { instance.call(id, &header, &invocation.payload).await.await };
-        let answer = tokio::time::timeout(timeout, calling).await;
-        let run = began.elapsed();
-        let result = match answer {
+        instance.tap.begin(id, start_line(id), behind);
+        let sent = Instant::now();
+        let calling = async {
+            let answer = got.lease.call(id, &header, &invocation.payload).await;
+            if behind { behind_others(&instance, id, answer).await } else { answer.await }
+        };
+        let patience = if behind { timeout + 2 * STUCK } else { timeout };
+        let answered = tokio::time::timeout(patience, calling).await;
+        let mut run = sent.elapsed();
+        if let Ok(Ok(answered)) = &answered {
+            run = run.min(answered.run);
+            got.queue += sent.elapsed().saturating_sub(run);
+        }
+        let result = match answered.map(|answered| answered.map(|a| a.answer)) {
+            Ok(Ok(WorkerAnswer::Withdrawn)) => {
+                got.lease.withdrawn();
+                return Called::Withdrawn;
+            }
             Ok(Ok(WorkerAnswer::Reply { http, body })) => Ok(Answer::Reply { http, body }),
             Ok(Ok(WorkerAnswer::Error { kind, body })) => Ok(Answer::Failed(worker_failed(&kind, &body))),
             Ok(Ok(WorkerAnswer::Broken(breach))) => Err(broken(id, breach, self.shared.limits.reply_bytes)),
@@ -294,14 +321,14 @@ impl Invoker {
                 Err((FailureCause::Timeout, failure(id, FailureCause::Timeout, &message)))
             }
         };
-        Some(self.account(pool, got, invocation, result, run, arrived))
+        Called::Done(Box::new(self.account(pool, got, invocation, result, run, arrived)))
     }
 
     /// Writes the account of a call: log lines, metrics, the outcome; and gives the instance back or lets it die.
     fn account(
         &self,
         pool: &Arc<Pool>,
-        mut got: Got,
+        got: Got,
         invocation: &Invocation<Bytes>,
         result: Result<Answer<Bytes>, (FailureCause, String)>,
         run: Duration,
@@ -329,7 +356,7 @@ impl Invoker {
         if let Err((cause, body)) = &result {
             last.insert(0, format!("offshoot: {}: {body}", cause.error_type()));
         }
-        let log_tail = instance.tap.finish(last);
+        let log_tail = instance.tap.finish(id, last);
         let result = match result {
             Ok(answer) => {
                 got.lease.done(run);
@@ -374,6 +401,25 @@ impl Invoker {
         let outcome = Outcome { result: Answer::Failed(error), start: kind, runtime, phases, report, log_tail };
         self.shared.metrics.record(&config.name, &outcome);
         outcome
+    }
+}
+
+/// Waits for the answer to a call that was sent behind another. When that one turns out to take long, the call is taken
+/// back, unless it has been begun by then.
+async fn behind_others(
+    instance: &Instance,
+    id: &RequestId,
+    mut answer: oneshot::Receiver<Answered>,
+) -> Result<Answered, oneshot::error::RecvError> {
+    loop {
+        match tokio::time::timeout(STUCK, &mut answer).await {
+            Ok(answered) => return answered,
+            Err(_) if !instance.stuck() => {}
+            Err(_) => {
+                instance.withdraw(id);
+                return answer.await;
+            }
+        }
     }
 }
 

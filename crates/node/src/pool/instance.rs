@@ -2,18 +2,20 @@
 //!
 //! It never decides to start, reuse or stop anything; the pool does. It never interprets a payload.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offshoot_model::{HttpReply, RequestId, RuntimeName, StartKind};
-use offshoot_sandbox::channel::{Reader, Writer};
+use offshoot_sandbox::channel::{Claims, Reader, Writer};
 use offshoot_sandbox::process::{End, Process};
 use offshoot_sandbox::{Channel, ChannelError};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
+use crate::pool::policy::SLICE;
 use crate::pool::tap::LogTap;
 
 /// What a worker answers to one invocation.
@@ -35,6 +37,8 @@ pub enum WorkerAnswer {
     },
     /// The conversation broke before an answer came.
     Broken(Breach),
+    /// The worker had not begun the call, and will not: it can be given to another instance.
+    Withdrawn,
 }
 
 /// How a conversation broke.
@@ -72,11 +76,62 @@ pub struct Instance {
     /// What it prints.
     pub tap: Arc<LogTap>,
     writer: tokio::sync::Mutex<Writer>,
-    pending: Mutex<Vec<(RequestId, oneshot::Sender<WorkerAnswer>)>>,
-    breach: Mutex<Option<Breach>>,
+    claims: Claims,
+    talk: Mutex<Talk>,
     dead: AtomicBool,
     served: AtomicU64,
 }
+
+/// A call that was sent and not answered.
+#[derive(Debug)]
+struct Open {
+    id: RequestId,
+    /// It was sent behind another: the worker has to claim it.
+    behind: bool,
+    sent: Instant,
+    waiter: oneshot::Sender<Answered>,
+}
+
+/// An answer, and how long the worker took for it.
+#[derive(Debug)]
+pub struct Answered {
+    /// What it said.
+    pub answer: WorkerAnswer,
+    /// From the moment when it could begin, to the answer.
+    pub run: Duration,
+}
+
+impl From<WorkerAnswer> for Answered {
+    fn from(answer: WorkerAnswer) -> Self {
+        Answered { answer, run: Duration::ZERO }
+    }
+}
+
+impl Open {
+    /// `front_since`: since when no call that was sent earlier has been open.
+    fn answer(self, answer: WorkerAnswer, front_since: Instant) {
+        let began = if self.behind { self.sent.max(front_since) } else { self.sent };
+        // A receiver that is gone means that the caller went away: the answer is nobody's.
+        self.waiter.send(Answered { answer, run: began.elapsed() }).ok();
+    }
+}
+
+/// Where a conversation stands.
+#[derive(Debug)]
+struct Talk {
+    /// Calls that were sent and not answered, in the order of their sending.
+    open: VecDeque<Open>,
+    /// Calls that were withdrawn, and that the worker has not come across yet.
+    stale: Vec<RequestId>,
+    /// Since when the first of the open calls has been the first.
+    front_since: Instant,
+    /// How it broke, if it did.
+    breach: Option<Breach>,
+}
+
+/// How long a call may take before those that were sent behind it are taken back; no other is sent behind it after half
+/// of that.
+pub const STUCK: Duration = SLICE;
 
 #[derive(Deserialize)]
 #[serde(tag = "t", rename_all = "snake_case")]
@@ -107,6 +162,10 @@ pub(super) enum Said<'a> {
         #[serde(default)]
         last: bool,
     },
+    /// A withdrawn call, come across.
+    Skipped {
+        id: RequestId,
+    },
 }
 
 fn yes() -> bool {
@@ -124,6 +183,7 @@ impl Instance {
         birth: Birth,
         process: Arc<Process>,
         channel: Channel,
+        claims: Claims,
         tap: Arc<LogTap>,
         gone: impl FnOnce(Arc<Instance>) + Send + 'static,
     ) -> Arc<Self> {
@@ -133,8 +193,13 @@ impl Instance {
             process,
             tap,
             writer: tokio::sync::Mutex::new(channel.writer),
-            pending: Mutex::default(),
-            breach: Mutex::default(),
+            claims,
+            talk: Mutex::new(Talk {
+                open: VecDeque::new(),
+                stale: Vec::new(),
+                front_since: Instant::now(),
+                breach: None,
+            }),
             dead: AtomicBool::new(false),
             served: AtomicU64::new(0),
         });
@@ -153,25 +218,69 @@ impl Instance {
     }
 
     /// Sends one invocation; the answer comes through what is returned. Whoever drops that has given the answer up.
-    pub async fn call(&self, id: &RequestId, header: &[u8], body: &[u8]) -> oneshot::Receiver<WorkerAnswer> {
+    /// `behind`: another call may be running, so the worker has to claim this one before it begins it.
+    pub async fn call(&self, id: &RequestId, header: &[u8], body: &[u8], behind: bool) -> oneshot::Receiver<Answered> {
         let (tell, answer) = oneshot::channel();
         self.served.fetch_add(1, Ordering::Relaxed);
+        // Calls are noted in the order in which they are sent.
+        let mut writer = self.writer.lock().await;
         {
-            let mut pending = lock(&self.pending);
-            // `dead` is set before the pending calls are failed, under the same lock: no call can slip in between.
+            let mut talk = lock(&self.talk);
+            // `dead` is set before the open calls are failed, under the same lock: no call can slip in between.
             if self.dead.load(Ordering::Acquire) {
-                let breach = lock(&self.breach).clone();
+                let breach = talk.breach.clone();
                 let breach = breach.unwrap_or_else(|| Breach::Protocol("the instance is gone".into()));
-                tell.send(WorkerAnswer::Broken(breach)).ok();
+                tell.send(WorkerAnswer::Broken(breach).into()).ok();
                 return answer;
             }
-            pending.push((id.clone(), tell));
+            if behind && !(talk.stale.is_empty() && self.claims.offer()) {
+                tell.send(WorkerAnswer::Withdrawn.into()).ok();
+                return answer;
+            }
+            let sent = Instant::now();
+            if talk.open.is_empty() {
+                talk.front_since = sent;
+            }
+            talk.open.push_back(Open { id: id.clone(), behind, sent, waiter: tell });
         }
-        if let Err(error) = self.writer.lock().await.send(header, body).await {
+        if let Err(error) = writer.send(header, body).await {
             // The reader sees the end of the conversation too and knows more about it; it settles the call.
             tracing::debug!(%error, "a worker cannot be written to");
         }
         answer
+    }
+
+    /// Whether a call may be sent behind the one that runs: there is one, and it has not been running for long.
+    pub fn flows(&self) -> bool {
+        let talk = lock(&self.talk);
+        !talk.open.is_empty() && talk.stale.is_empty() && talk.front_since.elapsed() < STUCK / 2 && self.alive()
+    }
+
+    /// Whether the call that runs has been running for so long that those behind it had better go elsewhere.
+    pub fn stuck(&self) -> bool {
+        lock(&self.talk).front_since.elapsed() >= STUCK
+    }
+
+    /// Whether this call has been sent and not answered.
+    pub fn has(&self, id: &RequestId) -> bool {
+        lock(&self.talk).open.iter().any(|open| open.id == *id)
+    }
+
+    /// Takes back every call that the worker has not begun. Returns whether this one is not with the worker any more.
+    pub fn withdraw(&self, id: &RequestId) -> bool {
+        let mut talk = lock(&self.talk);
+        self.take_back(&mut talk);
+        !talk.open.iter().any(|open| open.id == *id)
+    }
+
+    /// The worker claims calls in the order in which they were sent, so those that are left are the last ones.
+    fn take_back(&self, talk: &mut Talk) {
+        while talk.open.back().is_some_and(|open| open.behind) && self.claims.take_back() {
+            if let Some(open) = talk.open.pop_back() {
+                talk.stale.push(open.id);
+                open.waiter.send(WorkerAnswer::Withdrawn.into()).ok();
+            }
+        }
     }
 
     /// Ends it. Calls in flight are answered with how it ended.
@@ -179,10 +288,21 @@ impl Instance {
         self.process.kill();
     }
 
-    fn settle(&self, id: &RequestId) -> Option<oneshot::Sender<WorkerAnswer>> {
-        let mut pending = lock(&self.pending);
-        let at = pending.iter().position(|(waiting, _)| waiting == id)?;
-        Some(pending.swap_remove(at).1)
+    /// Hands an answer to whoever waits for it; `None` when nobody was to get one.
+    fn settle(&self, id: &RequestId, answer: WorkerAnswer) -> Option<()> {
+        let mut talk = lock(&self.talk);
+        let at = talk.open.iter().position(|open| open.id == *id)?;
+        let front_since = std::mem::replace(&mut talk.front_since, Instant::now());
+        talk.open.remove(at)?.answer(answer, front_since);
+        Some(())
+    }
+
+    fn skipped(&self, id: &RequestId) -> Result<(), Breach> {
+        let mut talk = lock(&self.talk);
+        let at = talk.stale.iter().position(|stale| stale == id);
+        let at = at.ok_or_else(|| Breach::Protocol("a call skipped that was not withdrawn".into()))?;
+        talk.stale.swap_remove(at);
+        Ok(())
     }
 
     /// Takes one frame; `Err` breaks the conversation.
@@ -197,24 +317,20 @@ impl Instance {
                 }
                 (id, WorkerAnswer::Error { kind: kind.into_owned(), body })
             }
+            Said::Skipped { id } => return self.skipped(&id),
             _ => return Err(Breach::Protocol("a frame out of turn".into())),
         };
-        match self.settle(&id) {
-            // A receiver that is gone means that the caller went away: the answer is nobody's.
-            Some(waiter) => {
-                waiter.send(answer).ok();
-                Ok(())
-            }
-            None => Err(Breach::Protocol("an answer to no open invocation".into())),
-        }
+        self.settle(&id, answer).ok_or_else(|| Breach::Protocol("an answer to no open invocation".into()))
     }
 
     fn fail_all(&self, breach: Breach) {
-        let mut pending = lock(&self.pending);
-        *lock(&self.breach) = Some(breach.clone());
+        let mut talk = lock(&self.talk);
+        talk.breach = Some(breach.clone());
         self.dead.store(true, Ordering::Release);
-        for (_, waiter) in pending.drain(..) {
-            waiter.send(WorkerAnswer::Broken(breach.clone())).ok();
+        self.take_back(&mut talk);
+        let front_since = talk.front_since;
+        for open in talk.open.drain(..) {
+            open.answer(WorkerAnswer::Broken(breach.clone()), front_since);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A `Lease` is the right to use an instance for one invocation. Dropped without `done` after it was used, the instance
 //! dies: there is no other clean-up path. The pool never looks into a payload and never talks to users.
 
+mod crowd;
 pub mod instance;
 pub mod policy;
 mod start;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use offshoot_model::{Error, ErrorKind, FunctionError, Limits, RuntimeName, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Limits, RequestId, RuntimeName, StartKind};
 use offshoot_sandbox::{Driver, Template};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -21,8 +22,9 @@ use crate::observe::{LogStore, Metrics};
 use crate::registry::{Registry, Version};
 use crate::runtime::RuntimeTable;
 use crate::templates::Templates;
-use instance::Instance;
-use policy::{PoolView, Predictor};
+use crowd::Crowd;
+use instance::{Answered, Instance};
+use policy::{PoolView, Predictor, Runs};
 pub use start::arn;
 pub(crate) use start::error_json;
 
@@ -69,6 +71,8 @@ pub struct Shared {
     pub memory_used: AtomicU64,
     /// Processors of this machine.
     pub cores: u32,
+    /// How many want them.
+    crowd: Crowd,
     ids: AtomicU64,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
@@ -105,6 +109,7 @@ impl Shared {
             run_permits: Arc::new(Semaphore::new(limits.concurrency as usize)),
             memory_used: AtomicU64::new(0),
             cores: cores as u32,
+            crowd: Crowd::new(),
             ids: AtomicU64::new(1),
             pools: Mutex::default(),
             limits,
@@ -184,7 +189,6 @@ pub struct Pool {
     shared: Arc<Shared>,
     inner: Mutex<Inner>,
     snapshot: tokio::sync::Mutex<start::SnapshotState>,
-    run_ns: AtomicU64,
     start_ns: AtomicU64,
 }
 
@@ -192,12 +196,15 @@ pub struct Pool {
 struct Inner {
     /// Instances with room for another invocation; the most recently used is last.
     open: Vec<Arc<Instance>>,
+    /// Instances that serve now.
+    busy: Vec<Arc<Instance>>,
     all: HashMap<u64, Entry>,
     waiting: VecDeque<oneshot::Sender<Result<Lease, Refusal>>>,
     starting: u32,
     active: u32,
     peak: u32,
     predictor: Predictor,
+    runs: Runs,
     retired: bool,
 }
 
@@ -213,8 +220,13 @@ impl Inner {
     /// How long the most recent of the calls that run now has been running. Calls that have outlived the usual run will,
     /// as far as anybody knows, take as long again.
     fn youngest_call(&self) -> Duration {
-        let busy = self.all.values().filter(|e| e.active > 0);
-        busy.map(|e| e.busy_since.elapsed()).min().unwrap_or(Duration::ZERO)
+        let busy = self.busy.iter().filter_map(|instance| self.all.get(&instance.id));
+        busy.map(|e| e.busy_since.elapsed()).min().filter(|d| *d > policy::SLICE).unwrap_or(Duration::ZERO)
+    }
+
+    /// How many instances serve one quick call after the other.
+    fn flowing(&self) -> u32 {
+        self.busy.iter().take(LANES_SEEN).filter(|instance| instance.flows()).count() as u32
     }
 }
 
@@ -224,22 +236,42 @@ pub struct Lease {
     instance: Arc<Instance>,
     /// The call waited for this instance to be started.
     pub first: bool,
-    used: bool,
+    /// The instance serves another call, and this one is sent behind it.
+    pub behind: bool,
+    call: Option<RequestId>,
     finished: bool,
 }
 
 impl Lease {
-    /// The instance, for use.
-    pub fn instance(&mut self) -> &Arc<Instance> {
-        self.used = true;
+    /// The instance.
+    pub fn instance(&self) -> &Arc<Instance> {
         &self.instance
+    }
+
+    /// Sends the one call that the lease is for.
+    pub async fn call(&mut self, id: &RequestId, header: &[u8], body: &[u8]) -> oneshot::Receiver<Answered> {
+        self.call = Some(id.clone());
+        self.instance.call(id, header, body, self.behind).await
     }
 
     /// Gives it back, with how long the handler ran.
     pub fn done(mut self, run: Duration) {
         self.finished = true;
-        self.pool.note_run(run);
-        self.pool.give_back(&self.instance);
+        // Answers to calls that were sent one behind the other come in bunches: when they come says little.
+        self.pool.give_back(&self.instance, (!self.behind).then_some(run));
+    }
+
+    /// Gives it back: the call that was sent behind another has been withdrawn.
+    pub fn withdrawn(mut self) {
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        self.finished = true;
+        if let Some(id) = &self.call {
+            self.instance.tap.withdraw(id);
+        }
+        self.pool.give_back(&self.instance, None);
     }
 }
 
@@ -248,16 +280,26 @@ impl Drop for Lease {
         if self.finished {
             return;
         }
-        if self.used {
-            // Whoever held it went away in the middle of a call: what the worker is doing now, nobody knows.
-            self.instance.kill();
-            self.pool.forget(&self.instance);
-        } else {
-            self.pool.give_back(&self.instance);
+        // Whoever held it went away in the middle of a call. One that the worker has not begun can still be taken from it.
+        match self.call.take() {
+            Some(id) if !(self.behind && self.instance.withdraw(&id)) => {
+                let (pool, instance) = (self.pool.clone(), self.instance.clone());
+                // Without a runtime the server is ending, and everything with it.
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move { pool.abandon(&instance, &id).await });
+                } else {
+                    instance.kill();
+                }
+            }
+            _ => self.let_go(),
         }
     }
 }
 
+/// Calls that are sent behind the one that runs, at most: as many as keep a worker busy while the server answers others.
+const BEHIND: u32 = 8;
+/// Busy instances that are looked at for a place behind a call.
+const LANES_SEEN: usize = 16;
 /// How soon a waiting call looks whether a start has become worth it; doubles with every look.
 const LOOK_AGAIN: Duration = Duration::from_millis(4);
 /// How long a call waits at most while an instance is being started.
@@ -271,7 +313,6 @@ impl Pool {
             shared,
             inner: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
-            run_ns: AtomicU64::new(0),
             start_ns: AtomicU64::new(0),
         });
         pool.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
@@ -296,18 +337,17 @@ impl Pool {
         self.calls().div_ceil(self.per_instance())
     }
 
-    /// An instance for one invocation: the most recently used one that has room, else whichever is free or started first.
-    pub async fn lease(self: &Arc<Self>) -> Result<Lease, Refusal> {
+    /// An instance for one invocation: the most recently used one that has room, else whichever is free or started first;
+    /// not `alone`, it may be one that serves another quick call.
+    pub async fn lease(self: &Arc<Self>, alone: bool) -> Result<Lease, Refusal> {
         let arrived = Instant::now();
         let mut waiter = {
             let mut inner = self.lock();
             if inner.retired {
                 return Err(Refusal::Retired);
             }
-            let run = Duration::from_nanos(self.run_ns.load(Ordering::Relaxed));
-            let waiting = inner.waiting.len() as u32;
-            let together = policy::better_wait(run, waiting, inner.active, self.shared.cores);
-            if !together && let Some(lease) = self.take_open(&mut inner, false) {
+            let taken = if alone { self.take_open(&mut inner, false) } else { self.take(&mut inner, false) };
+            if let Some(lease) = taken {
                 return Ok(lease);
             }
             let (tell, waiter) = oneshot::channel();
@@ -359,6 +399,42 @@ impl Pool {
         )
     }
 
+    /// The best instance now, if there is one. Quick calls are kept together: they go behind those that run.
+    fn take(self: &Arc<Self>, inner: &mut Inner, waited: bool) -> Option<Lease> {
+        if self.per_instance() == 1 {
+            let run = inner.runs.shortest();
+            let lanes = self.lanes();
+            let (waiting, flowing) = (inner.waiting.len() as u32, inner.flowing());
+            let crowded = || inner.busy.len() as u32 >= lanes && self.shared.crowd.more_than(2 * self.shared.cores);
+            if policy::better_wait(run, waiting, flowing, lanes, crowded) {
+                return self.take_behind(inner);
+            }
+        }
+        self.take_open(inner, waited)
+    }
+
+    /// Instances of a function with quick calls that are worth having at work, beside the server and whoever calls.
+    fn lanes(&self) -> u32 {
+        (self.shared.cores / 2).max(1)
+    }
+
+    /// A place behind the call of a busy instance that has few of them.
+    fn take_behind(self: &Arc<Self>, inner: &mut Inner) -> Option<Lease> {
+        if inner.active >= self.calls() {
+            return None;
+        }
+        let places =
+            |instance: &Arc<Instance>| inner.all.get(&instance.id).map_or(0, |e| BEHIND.saturating_sub(e.active - 1));
+        let flowing = inner.busy.iter().take(LANES_SEEN).filter(|instance| instance.flows() && !instance.tap.prints());
+        // Only the first of them, so that the others come to rest.
+        let able = flowing.take(self.lanes() as usize);
+        let instance = able.max_by_key(|instance| places(instance)).filter(|instance| places(instance) > 0)?.clone();
+        inner.all.get_mut(&instance.id)?.active += 1;
+        inner.active += 1;
+        inner.peak = inner.peak.max(inner.active);
+        Some(Lease { pool: self.clone(), instance, first: false, behind: true, call: None, finished: false })
+    }
+
     /// `waited`: the lease is for somebody who waited for it; only such a call can have had to wait for a start.
     fn take_open(self: &Arc<Self>, inner: &mut Inner, waited: bool) -> Option<Lease> {
         if inner.active >= self.calls() {
@@ -375,24 +451,34 @@ impl Pool {
             }
             entry.active += 1;
             entry.busy_since = Instant::now();
+            if entry.active == 1 {
+                inner.busy.push(instance.clone());
+            }
             if entry.active < self.per_instance() {
                 inner.open.push(instance.clone());
             }
             inner.active += 1;
             inner.peak = inner.peak.max(inner.active);
             let first = waited && instance.served() == 0;
-            return Some(Lease { pool: self.clone(), instance, first, used: false, finished: false });
+            return Some(Lease { pool: self.clone(), instance, first, behind: false, call: None, finished: false });
         }
         None
     }
 
     /// Returns an instance to the shelf, or ends it when its version has been replaced; whoever waits gets it first.
-    fn give_back(self: &Arc<Self>, instance: &Arc<Instance>) {
+    fn give_back(self: &Arc<Self>, instance: &Arc<Instance>, run: Option<Duration>) {
         let mut inner = self.lock();
+        let now = Instant::now();
+        if let Some(run) = run {
+            inner.runs.note(run, now);
+        }
         let Some(entry) = inner.all.get_mut(&instance.id) else { return };
         entry.active = entry.active.saturating_sub(1);
-        entry.idle_since = Instant::now();
+        entry.idle_since = now;
         let was_full = entry.active + 1 == self.per_instance();
+        if entry.active == 0 {
+            inner.busy.retain(|busy| busy.id != instance.id);
+        }
         inner.active = inner.active.saturating_sub(1);
         if was_full {
             inner.open.push(instance.clone());
@@ -403,12 +489,31 @@ impl Pool {
         self.serve_waiting(inner);
     }
 
+    /// Nobody waits for this call any more. Once it is answered the instance is as good as before; when that takes longer
+    /// than a moment, it ends. (Not at once: the next call may have begun on it.)
+    async fn abandon(self: &Arc<Self>, instance: &Arc<Instance>, id: &RequestId) {
+        let until = Instant::now() + instance::STUCK;
+        while instance.has(id) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let answered = !instance.has(id) && instance.alive();
+        let text = format!("offshoot: the caller of {id} went away");
+        instance.tap.finish(id, [text, crate::observe::end_line(id)]);
+        if answered {
+            self.give_back(instance, None);
+        } else {
+            instance.kill();
+            self.forget(instance);
+        }
+    }
+
     /// Takes a dead or dying instance off the shelf, and sees whether somebody waits who needs another.
     fn forget(self: &Arc<Self>, instance: &Arc<Instance>) {
         let mut inner = self.lock();
         let Some(entry) = inner.all.remove(&instance.id) else { return };
         inner.active = inner.active.saturating_sub(entry.active);
         inner.open.retain(|open| open.id != instance.id);
+        inner.busy.retain(|busy| busy.id != instance.id);
         self.serve_waiting(inner);
         self.start_what_is_wanted();
     }
@@ -417,7 +522,7 @@ impl Pool {
     fn serve_waiting(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         let mut grants = Vec::new();
         while !inner.waiting.is_empty() {
-            let Some(lease) = self.take_open(&mut inner, true) else { break };
+            let Some(lease) = self.take(&mut inner, true) else { break };
             let Some(waiter) = inner.waiting.pop_front() else { break };
             grants.push((waiter, lease));
         }
@@ -451,7 +556,7 @@ impl Pool {
             waiting: inner.waiting.iter().filter(|w| !w.is_closed()).count() as u32,
             per_instance: self.per_instance(),
             limit: self.limit(),
-            run: Duration::from_nanos(self.run_ns.load(Ordering::Relaxed)).max(inner.youngest_call()),
+            run: inner.runs.shortest().max(inner.youngest_call()),
             start: Duration::from_nanos(self.start_ns.load(Ordering::Relaxed)),
         }
     }
@@ -524,10 +629,6 @@ impl Pool {
         self.start_what_is_wanted();
     }
 
-    fn note_run(&self, run: Duration) {
-        shortest(&self.run_ns, run);
-    }
-
     fn note_start(&self, start: Duration) {
         blend(&self.start_ns, start);
     }
@@ -567,6 +668,7 @@ impl Pool {
             let mut inner = self.lock();
             inner.retired = true;
             inner.open.clear();
+            inner.busy.clear();
             inner.waiting.clear();
             inner.all.drain().map(|(_, entry)| entry.instance).collect()
         };
@@ -658,15 +760,6 @@ impl Pool {
     pub async fn live_snapshot(&self) -> Option<Arc<Template>> {
         self.snapshot.lock().await.live()
     }
-}
-
-/// Follows the shortest of recent values: down at once, up slowly. How long a handler itself takes shows in its quickest
-/// runs; the others also waited for the processor, and more instances would only make them wait longer.
-fn shortest(low: &AtomicU64, value: Duration) {
-    let value = value.as_nanos().clamp(1, u128::from(u64::MAX >> 4)) as u64;
-    let old = low.load(Ordering::Relaxed);
-    let new = if old == 0 || value < old { value } else { value.min(old + old / 16 + 1) };
-    low.store(new, Ordering::Relaxed);
 }
 
 /// An exponentially weighted mean with a memory of about eight values; 0 means that nothing is known.

@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits, measures time or touches an instance; the pool asks and does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a pool looks like when it decides about starts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,18 +49,50 @@ pub fn starts_wanted(view: &PoolView) -> u32 {
     unserved.min(room)
 }
 
+/// How long a process that is ready may have to wait for a processor on a busy machine: a few turns of the scheduler
+/// (`base_slice_ns`, about 3 ms). A shorter delay says nothing about the process.
+pub const SLICE: Duration = Duration::from_millis(8);
 /// Below this the handler's own time is small against what switching between processes costs.
 const QUICK: Duration = Duration::from_micros(300);
 /// Longest estimated wait that is worth it to keep calls together.
-const PATIENCE: Duration = Duration::from_millis(4);
+const PATIENCE: Duration = Duration::from_millis(25);
 
-/// Whether a call should wait for a busy instance although an idle one is there: when calls are so quick that one more
-/// active process would only take the processor from the others.
-pub fn better_wait(run: Duration, waiting: u32, active: u32, cores: u32) -> bool {
-    if run.is_zero() || run > QUICK || active < cores {
-        return false;
+/// Whether a call should go behind the calls of busy instances although an idle one is there: when calls are so quick that
+/// one more active process would only take the processor from the others. `flowing`: instances that serve such calls now;
+/// `lanes`: as many of them as this machine has processors for, beside the server and whoever calls; `crowded`: there are
+/// such instances, and if none gets on, it is because too many processes want the processors.
+pub fn better_wait(run: Duration, waiting: u32, flowing: u32, lanes: u32, crowded: impl FnOnce() -> bool) -> bool {
+    let quick = !run.is_zero() && run <= QUICK && run * (waiting + 1) / flowing.max(1) < PATIENCE;
+    quick && (flowing >= lanes || crowded())
+}
+
+/// How long a handler takes by itself: the shortest of recent runs. The others also waited for the processor, and more
+/// instances would only make them wait longer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Runs {
+    /// Since when `now` is collected.
+    since: Option<Instant>,
+    now: Option<Duration>,
+    before: Option<Duration>,
+}
+
+/// How long a run counts, at least; at most twice as long.
+const RECENT: Duration = Duration::from_secs(1);
+
+impl Runs {
+    /// Takes note of a run that ended at `at`.
+    pub fn note(&mut self, run: Duration, at: Instant) {
+        if self.since.is_none_or(|since| at.saturating_duration_since(since) > RECENT) {
+            self.since = Some(at);
+            self.before = self.now.take();
+        }
+        self.now = Some(self.now.map_or(run, |now| now.min(run)).max(Duration::from_nanos(1)));
     }
-    run * (waiting + 1) / active.max(1) < PATIENCE
+
+    /// The shortest recent run; zero = unknown.
+    pub fn shortest(&self) -> Duration {
+        self.now.into_iter().chain(self.before).min().unwrap_or_default()
+    }
 }
 
 /// Predicts how many instances a function will need at once, from the peaks of past ticks: an exponentially weighted mean
@@ -142,11 +174,29 @@ mod tests {
     #[test]
     fn quick_calls_stay_together_and_others_spread() {
         let quick = Duration::from_micros(40);
-        assert!(better_wait(quick, 3, 2, 2));
-        assert!(!better_wait(quick, 3, 1, 2), "a core is free");
-        assert!(!better_wait(quick, 400, 2, 2), "the wait would be long");
-        assert!(!better_wait(Duration::from_millis(5), 3, 2, 2), "a call that takes its time");
-        assert!(!better_wait(Duration::ZERO, 3, 2, 2), "nothing is known");
+        let better_wait = |run, waiting, flowing| better_wait(run, waiting, flowing, 2, || false);
+        assert!(better_wait(quick, 3, 2));
+        assert!(super::better_wait(quick, 3, 1, 2, || true), "a crowd");
+        assert!(!better_wait(quick, 3, 1), "a core is free");
+        assert!(!better_wait(quick, 4000, 2), "the wait would be long");
+        assert!(!better_wait(Duration::from_millis(5), 3, 2), "a call that takes its time");
+        assert!(!better_wait(Duration::ZERO, 3, 2), "nothing is known");
+    }
+
+    #[test]
+    fn the_shortest_recent_run_counts_and_is_forgotten() {
+        let start = Instant::now();
+        let (ms, at) = (Duration::from_millis, |ms| start + Duration::from_millis(ms));
+        let mut runs = Runs::default();
+        assert_eq!(runs.shortest(), Duration::ZERO);
+        for (run, when) in [(5, 0), (1, 10), (7, 900)] {
+            runs.note(ms(run), at(when));
+        }
+        assert_eq!(runs.shortest(), ms(1));
+        runs.note(ms(9), at(1_100));
+        assert_eq!(runs.shortest(), ms(1), "it ended less than two seconds ago");
+        runs.note(ms(8), at(2_200));
+        assert_eq!(runs.shortest(), ms(8));
     }
 
     /// Bursts of 20 simultaneous calls every 35 s, instances kept for 30 s: how many calls meet a cold start, with and

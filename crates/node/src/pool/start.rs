@@ -107,7 +107,8 @@ impl Pool {
         let Loaded { mut sandbox, birth, tap } = loaded;
         sandbox.keep();
         let process = sandbox.process.clone();
-        let instance = Instance::adopt(self.shared.next_id(), birth, process.clone(), sandbox.channel, tap, gone);
+        let (channel, claims) = (sandbox.channel, sandbox.claims);
+        let instance = Instance::adopt(self.shared.next_id(), birth, process.clone(), channel, claims, tap, gone);
         if self.shared.settings.cpu_limits {
             let cpu = self.version.config.cpu_millis();
             tokio::task::spawn_blocking(move || process.settle(cpu));

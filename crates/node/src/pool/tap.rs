@@ -2,9 +2,10 @@
 //!
 //! It never lets a function that prints without end block itself or fill the server: what is over the limit is read and dropped.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use offshoot_model::{FunctionName, RequestId};
 use tokio::net::unix::pipe;
@@ -15,6 +16,8 @@ use crate::observe::{LogEntry, LogStore, Stream, escape_bytes};
 const MAX_LINE: usize = 32 << 10;
 /// How much of an invocation's log is kept for its caller, in bytes (AWS Lambda's `LogType=Tail`).
 const TAIL: usize = 4 << 10;
+/// How long a function that has printed is taken for one that prints.
+const PRINTS: Duration = Duration::from_secs(10);
 /// How much is read from a pipe before others get a turn, in bytes.
 const TURN: usize = 256 << 10;
 
@@ -30,12 +33,24 @@ pub struct LogTap {
 
 #[derive(Debug, Default)]
 struct State {
-    current: Option<Arc<str>>,
+    /// Invocations that run here.
+    running: Vec<Arc<str>>,
+    /// Invocations that were sent behind the one that runs, with their first lines.
+    next: VecDeque<(Arc<str>, String)>,
+    /// When something was last printed.
+    printed_at: Option<Instant>,
     lines: [Vec<u8>; 2],
     printed: u64,
     dropped: u64,
     tail: Vec<u8>,
     closed: [bool; 2],
+}
+
+impl State {
+    /// Whose a line is that was printed now.
+    fn owner(&self) -> Option<Arc<str>> {
+        if let [only] = self.running.as_slice() { Some(only.clone()) } else { None }
+    }
 }
 
 /// Milliseconds since 1970.
@@ -57,19 +72,50 @@ impl LogTap {
         tap
     }
 
-    /// From now on lines belong to this invocation.
-    pub fn begin(&self, id: &RequestId, first: String) {
+    /// From now on lines belong to this invocation; when it was sent `behind` another, from the end of that one on. While
+    /// several run at once, what is printed belongs to none of them.
+    pub fn begin(&self, id: &RequestId, first: String, behind: bool) {
         let mut state = self.lock();
-        state.current = Some(Arc::from(id.as_str()));
-        state.printed = 0;
-        state.dropped = 0;
-        state.tail.clear();
-        self.emit(&mut state, first, Stream::Platform);
+        let id = Arc::from(id.as_str());
+        if behind && !state.running.is_empty() {
+            state.next.push_back((id, first));
+        } else {
+            self.start(&mut state, id, first);
+        }
+    }
+
+    fn start(&self, state: &mut State, id: Arc<str>, first: String) {
+        if state.running.is_empty() {
+            state.printed = 0;
+            state.dropped = 0;
+            state.tail.clear();
+        }
+        state.running.push(id.clone());
+        self.emit(state, Some(id), first, Stream::Platform);
+    }
+
+    /// An invocation that was sent behind another has been withdrawn: it was never begun here.
+    pub fn withdraw(&self, id: &RequestId) {
+        let mut state = self.lock();
+        state.next.retain(|(next, _)| **next != *id.as_str());
+        state.running.retain(|running| **running != *id.as_str());
+    }
+
+    /// Whether something was printed lately. Between the end of one invocation and the server's notice of it, the next
+    /// may have begun to print; so where functions print, none is sent behind another.
+    pub fn prints(&self) -> bool {
+        self.lock().printed_at.is_some_and(|when| when.elapsed() < PRINTS)
     }
 
     /// The invocation is over: takes what is still in the pipes, adds the platform's lines, and returns the log's tail.
-    pub fn finish(&self, last: impl IntoIterator<Item = String>) -> Vec<u8> {
+    pub fn finish(&self, id: &RequestId, last: impl IntoIterator<Item = String>) -> Vec<u8> {
         let mut state = self.lock();
+        let shown: Arc<str> = Arc::from(id.as_str());
+        // Answered before whoever waits for the one before it has taken note: nothing in the pipes is known to be its own.
+        if let Some(at) = state.next.iter().position(|(next, _)| *next == shown) {
+            let first = state.next.remove(at).map(|(_, first)| first);
+            return self.finish_early(shown, first.into_iter().chain(last));
+        }
         self.read(&mut state);
         for which in 0..2 {
             self.flush_line(&mut state, which);
@@ -79,18 +125,34 @@ impl LogTap {
                 "offshoot: {} more bytes of this invocation's log were dropped: the limit is {} bytes",
                 state.dropped, self.limit
             );
-            self.emit(&mut state, text, Stream::Platform);
+            self.emit(&mut state, Some(shown.clone()), text, Stream::Platform);
         }
         for line in last {
-            self.emit(&mut state, line, Stream::Platform);
+            self.emit(&mut state, Some(shown.clone()), line, Stream::Platform);
         }
-        state.current = None;
-        std::mem::take(&mut state.tail)
+        state.running.retain(|running| *running != shown);
+        if !state.running.is_empty() {
+            return state.tail.clone();
+        }
+        let tail = std::mem::take(&mut state.tail);
+        if let Some((id, first)) = state.next.pop_front() {
+            self.start(&mut state, id, first);
+        }
+        tail
+    }
+
+    fn finish_early(&self, id: Arc<str>, lines: impl Iterator<Item = String>) -> Vec<u8> {
+        let line = |text| LogEntry::platform(now_ms(), Some(id.clone()), text);
+        let entries: Vec<LogEntry> = lines.map(line).collect();
+        self.store.append(&self.function, &entries);
+        entries.iter().flat_map(|entry| [entry.text.as_bytes(), b"\n"].concat()).collect()
     }
 
     /// Adds a line of the platform's own.
     pub fn note(&self, text: &str) {
-        self.emit(&mut self.lock(), text.to_owned(), Stream::Platform);
+        let mut state = self.lock();
+        let owner = state.owner();
+        self.emit(&mut state, owner, text.to_owned(), Stream::Platform);
     }
 
     /// What has been printed so far and is not yet a line, for errors of a start: the last lines of standard error.
@@ -134,6 +196,7 @@ impl LogTap {
     }
 
     fn take_bytes(&self, state: &mut State, which: usize, mut bytes: &[u8]) {
+        state.printed_at = Some(Instant::now());
         let room = self.limit.saturating_sub(state.printed);
         if bytes.len() as u64 > room {
             state.dropped += bytes.len() as u64 - room;
@@ -160,17 +223,18 @@ impl LogTap {
     fn end_line(&self, state: &mut State, which: usize) {
         let text = escape_bytes(&state.lines[which]);
         state.lines[which].clear();
-        self.emit(state, text, if which == 0 { Stream::Stdout } else { Stream::Stderr });
+        let owner = state.owner();
+        self.emit(state, owner, text, if which == 0 { Stream::Stdout } else { Stream::Stderr });
     }
 
-    fn emit(&self, state: &mut State, text: String, stream: Stream) {
+    fn emit(&self, state: &mut State, request_id: Option<Arc<str>>, text: String, stream: Stream) {
         state.tail.extend_from_slice(text.as_bytes());
         state.tail.push(b'\n');
         if state.tail.len() > 2 * TAIL {
             let cut = state.tail.len() - TAIL;
             state.tail.drain(..cut);
         }
-        let entry = LogEntry { time_ms: now_ms(), request_id: state.current.clone(), stream, text };
+        let entry = LogEntry { time_ms: now_ms(), request_id, stream, text };
         self.store.append(&self.function, &[entry]);
     }
 }
