@@ -205,6 +205,8 @@ struct Inner {
     peak: u32,
     predictor: Predictor,
     runs: Runs,
+    /// When a call last ended.
+    last_done: Option<Instant>,
     retired: bool,
 }
 
@@ -405,7 +407,10 @@ impl Pool {
             let run = inner.runs.shortest();
             let lanes = self.lanes();
             let (waiting, flowing) = (inner.waiting.len() as u32, inner.flowing());
-            let crowded = || inner.busy.len() as u32 >= lanes && self.shared.crowd.more_than(2 * self.shared.cores);
+            let crowded = || {
+                let at_work = inner.busy.len() as u32 >= lanes && inner.last_done.is_some_and(policy::lately);
+                at_work && self.shared.crowd.more_than(2 * self.shared.cores)
+            };
             if policy::better_wait(run, waiting, flowing, lanes, crowded) {
                 return self.take_behind(inner);
             }
@@ -472,6 +477,7 @@ impl Pool {
         if let Some(run) = run {
             inner.runs.note(run, now);
         }
+        inner.last_done = Some(now);
         let Some(entry) = inner.all.get_mut(&instance.id) else { return };
         entry.active = entry.active.saturating_sub(1);
         entry.idle_since = now;

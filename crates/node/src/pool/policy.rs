@@ -57,6 +57,11 @@ const QUICK: Duration = Duration::from_micros(300);
 /// Longest estimated wait that is worth it to keep calls together.
 const PATIENCE: Duration = Duration::from_millis(25);
 
+/// Whether something that happened then shows that work goes on.
+pub fn lately(then: Instant) -> bool {
+    then.elapsed() < PATIENCE
+}
+
 /// Whether a call should go behind the calls of busy instances although an idle one is there: when calls are so quick that
 /// one more active process would only take the processor from the others. `flowing`: instances that serve such calls now;
 /// `lanes`: as many of them as this machine has processors for, beside the server and whoever calls; `crowded`: there are
