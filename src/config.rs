@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use offshoot_model::{Limits, Millis, RuntimeName};
+use offshoot_model::{Limits, Millis, Place, RuntimeName};
 use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 use tracing::level_filters::LevelFilter;
@@ -65,6 +65,8 @@ pub struct ServeConfig {
     pub cgroup_root: Option<PathBuf>,
     /// How long running invocations may finish after the signal to stop.
     pub drain: Millis,
+    /// The region and the account that functions are told, and that AWS clients see.
+    pub place: Place,
     /// All limits.
     pub limits: Limits,
 }
@@ -579,6 +581,34 @@ pub static SETTINGS: &[Setting] = &[
         get: |d| d.serve.cgroup_root.as_ref().map_or(json!("auto"), |dir| json!(dir)),
     },
     Setting {
+        key: "region",
+        flag: "region",
+        env: "OFFSHOOT_REGION",
+        takes: Takes::One("REGION"),
+        scope: Scope::Serve,
+        help: "The AWS region that functions and AWS clients are told",
+        set: |d, raw| {
+            let place = &d.serve.place;
+            d.serve.place = Place::new(raw.one()?, &place.account).map_err(|e| e.message)?;
+            Ok(())
+        },
+        get: |d| json!(d.serve.place.region),
+    },
+    Setting {
+        key: "account",
+        flag: "account",
+        env: "OFFSHOOT_ACCOUNT",
+        takes: Takes::One("ID"),
+        scope: Scope::Serve,
+        help: "The AWS account that functions and AWS clients are told: twelve digits",
+        set: |d, raw| {
+            let place = &d.serve.place;
+            d.serve.place = Place::new(&place.region, raw.one()?).map_err(|e| e.message)?;
+            Ok(())
+        },
+        get: |d| json!(d.serve.place.account),
+    },
+    Setting {
         key: "drain_ms",
         flag: "drain-ms",
         env: "OFFSHOOT_DRAIN_MS",
@@ -705,6 +735,7 @@ impl Draft {
             uid_range: 200_000..=265_535,
             cgroup_root: None,
             drain: Millis(30_000),
+            place: Place::default(),
             limits: Limits::default(),
         };
         Draft { serve, port: None, server: None, token: None, token_file: None }

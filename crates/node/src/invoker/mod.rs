@@ -4,6 +4,7 @@
 //! speaks HTTP and never starts a process itself.
 
 mod admit;
+mod published;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,8 @@ const TRIES: u32 = 4;
 pub struct Invoker {
     shared: Arc<Shared>,
     pools: RwLock<HashMap<FunctionName, Served>>,
+    /// Pools of published versions.
+    published: RwLock<HashMap<(FunctionName, u64), Served>>,
     draining: AtomicBool,
 }
 
@@ -51,23 +54,30 @@ struct InvokeFrame<'a> {
     arn: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<&'a HttpPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_context: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
 }
 
 impl Invoker {
     /// An invoker over these parts.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Invoker { shared, pools: RwLock::default(), draining: AtomicBool::new(false) }
+        Invoker { shared, pools: RwLock::default(), published: RwLock::default(), draining: AtomicBool::new(false) }
     }
 
     /// Calls a function. `Ok` is an answer, also when the function failed; `Err` is the platform's.
     pub async fn invoke(self: &Arc<Self>, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
         let arrived = Instant::now();
-        let version = self.resolve(&invocation.function)?;
+        let version = self.version_of(&invocation)?;
         if self.draining.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the server is shutting down: retry on another, or later"));
         }
         let served = self.served(&version);
         self.admit(&served, &version)?;
+        let _running = self.within_reservation(&version)?;
         let permit = self.permit().await?;
         version.stats.invocations.fetch_add(1, Ordering::Relaxed);
         version.stats.last_invoked_ms.store(now_ms(), Ordering::Relaxed);
@@ -91,6 +101,9 @@ impl Invoker {
     /// The pool of this version; the pool of the version before it is retired here, at the first call after a change.
     fn served(&self, version: &Arc<Version>) -> Served {
         let name = &version.config.name;
+        if let Some(number) = version.number {
+            return self.served_published(version, number);
+        }
         {
             let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(served) = pools.get(name).filter(|s| s.pool.version.revision == version.revision) {
@@ -150,6 +163,7 @@ impl Invoker {
 
     /// A function was deployed again, changed or removed: its old instances go as soon as they are idle.
     pub fn changed(&self, name: &FunctionName) {
+        self.retire_published(name);
         match self.shared.registry.resolve(name) {
             Some(version) => drop(self.served(&version)),
             None => {
@@ -203,7 +217,9 @@ impl Invoker {
 
     /// All pools.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
-        self.pools.read().unwrap_or_else(PoisonError::into_inner).values().map(|s| s.pool.clone()).collect()
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+        pools.values().chain(published.values()).map(|s| s.pool.clone()).collect()
     }
 }
 
@@ -227,7 +243,7 @@ impl Invoker {
                 Ok(lease) => lease,
                 Err(Refusal::Retired) => {
                     // Replaced or removed while this call was on its way: the next version answers it, if there is one.
-                    pool = self.served(&self.resolve(&invocation.function)?).pool;
+                    pool = self.served(&self.version_of(&invocation)?).pool;
                     continue;
                 }
                 Err(Refusal::Platform(error)) => {
@@ -270,15 +286,19 @@ impl Invoker {
         let got = Got { lease, queue: waited - cost, birth, first };
         let timeout = config.timeout.duration();
         let id = &invocation.id;
+        let context = invocation.context.as_deref();
         let frame = InvokeFrame {
             t: "invoke",
             id,
             deadline_ms: now_ms() + config.timeout.0,
-            arn: &crate::pool::arn(config.name.as_str()),
+            arn: &self.shared.settings.place.function(config.name.as_str(), invocation.qualifier()),
             http: invocation.http.as_ref(),
+            client_context: context.and_then(|c| c.client_context.as_deref()),
+            identity: context.and_then(|c| c.identity.as_deref()),
+            trace: context.and_then(|c| c.trace.as_deref()),
         };
         let header = serde_json::to_vec(&frame).unwrap_or_default();
-        instance.tap.begin(id, start_line(id));
+        instance.tap.begin(id, start_line(id, pool.version.number));
         let began = Instant::now();
         let calling = async { instance.call(id, &header, &invocation.payload).await.await };
         let answer = tokio::time::timeout(timeout, calling).await;
@@ -340,7 +360,15 @@ impl Invoker {
                 Answer::Failed(FunctionError { cause, body })
             }
         };
-        let outcome = Outcome { result, start: kind, runtime: got.birth.runtime, phases, report, log_tail };
+        let outcome = Outcome {
+            result,
+            start: kind,
+            version: pool.version.number,
+            runtime: got.birth.runtime,
+            phases,
+            report,
+            log_tail,
+        };
         self.shared.metrics.record(&config.name, &outcome);
         outcome
     }
@@ -359,7 +387,7 @@ impl Invoker {
         let total = arrived.elapsed();
         let phases = Phases { queue: total.saturating_sub(start + init), start, init, run: Duration::ZERO, total };
         let lines = [
-            start_line(id),
+            start_line(id, pool.version.number),
             format!("offshoot: {}: {}", error.cause.error_type(), error.body),
             end_line(id),
             report_line(id, kind, &phases, &report),
@@ -371,7 +399,15 @@ impl Invoker {
             log_tail.push(b'\n');
             self.shared.logs.append(&config.name, &[LogEntry::platform(now_ms(), Some(shown.clone()), line)]);
         }
-        let outcome = Outcome { result: Answer::Failed(error), start: kind, runtime, phases, report, log_tail };
+        let outcome = Outcome {
+            result: Answer::Failed(error),
+            start: kind,
+            version: pool.version.number,
+            runtime,
+            phases,
+            report,
+            log_tail,
+        };
         self.shared.metrics.record(&config.name, &outcome);
         outcome
     }

@@ -9,11 +9,11 @@ mod start;
 pub mod tap;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use offshoot_model::{Error, ErrorKind, FunctionError, Limits, RuntimeName, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Limits, Place, RuntimeName, StartKind};
 use offshoot_sandbox::{Driver, Template};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -23,7 +23,6 @@ use crate::runtime::RuntimeTable;
 use crate::templates::Templates;
 use instance::Instance;
 use policy::{PoolView, Predictor};
-pub use start::arn;
 pub(crate) use start::error_json;
 
 /// How a node runs its instances; the server's settings.
@@ -39,6 +38,8 @@ pub struct PoolSettings {
     pub spares: usize,
     /// Whether the CPU limits of functions are put in force.
     pub cpu_limits: bool,
+    /// Where functions are told that they run.
+    pub place: Place,
 }
 
 /// What all pools of a node share.
@@ -186,6 +187,8 @@ pub struct Pool {
     snapshot: tokio::sync::Mutex<start::SnapshotState>,
     run_ns: AtomicU64,
     start_ns: AtomicU64,
+    /// Instances that are kept however long they are idle.
+    floor: AtomicU32,
 }
 
 #[derive(Default)]
@@ -273,6 +276,7 @@ impl Pool {
             snapshot: tokio::sync::Mutex::default(),
             run_ns: AtomicU64::new(0),
             start_ns: AtomicU64::new(0),
+            floor: AtomicU32::new(0),
         });
         pool.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
         pool
@@ -532,6 +536,11 @@ impl Pool {
         blend(&self.start_ns, start);
     }
 
+    /// Keeps this many instances from now on, however long they are idle.
+    pub fn set_floor(&self, count: u32) {
+        self.floor.store(count, Ordering::Relaxed);
+    }
+
     /// Starts instances until this many are there, for pre-warming; waits for none of them.
     pub fn warm(self: &Arc<Self>, wanted: u32) {
         let missing = {
@@ -599,6 +608,7 @@ impl Pool {
         {
             let mut inner = self.lock();
             let spared = if inner.retired { 0 } else { inner.predictor.wanted(self.limit()) as usize };
+            let spared = spared.max(self.floor.load(Ordering::Relaxed) as usize);
             let mut count = inner.all.len();
             let mut idle: Vec<(Instant, u64)> =
                 inner.all.iter().filter(|(_, e)| e.active == 0).map(|(id, e)| (e.idle_since, *id)).collect();
