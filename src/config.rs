@@ -1249,6 +1249,8 @@ mod tests {
             "data_dir" | "runtime_paths" | "cgroup_root" => "/somewhere",
             "allow_nearest_runtime" => "true",
             "prewarm" => "false",
+            "region" => "eu-west-1",
+            "account" => "123456789012",
             _ => "77",
         };
         let home = Home::new();
