@@ -128,8 +128,8 @@ async fn answer<B: Backend>(mut call: Call<'_, B>, view: &UrlView) -> Result<Rep
         Convention::Request => (Some(common::http_part(&call, &path)), body),
         Convention::Event => (None, event(&call, view, &id, &path, &body)),
     };
-    let trace = call.parts.headers.get("x-amzn-trace-id").and_then(|t| t.to_str().ok()).map(str::to_owned);
-    let context = CallContext { qualifier: view.qualifier.clone(), trace, ..CallContext::default() };
+    let trace = lambda::trace(&call.parts.headers, &id);
+    let context = CallContext { qualifier: view.qualifier.clone(), trace: Some(trace), ..CallContext::default() };
     let invocation =
         Invocation { id: id.clone(), function: view.name.clone(), http, payload, context: Some(Box::new(context)) };
     let outcome = call.backend().invoke(invocation).await?;
@@ -164,6 +164,7 @@ fn event<B: Backend>(call: &Call<'_, B>, view: &UrlView, id: &RequestId, path: &
         .remove("cookie")
         .map(|all| all.split([';', ',']).map(|c| c.trim().to_owned()).filter(|c| !c.is_empty()).collect())
         .unwrap_or_default();
+    headers.insert("x-amzn-trace-id".to_owned(), lambda::trace(&parts.headers, id));
     headers.insert("x-forwarded-for".to_owned(), source.clone());
     headers.insert("x-forwarded-proto".to_owned(), "http".to_owned());
     let port = domain.rsplit_once(':').map_or("80", |(_, port)| port).to_owned();

@@ -237,7 +237,7 @@ fn client_context(headers: &HeaderMap) -> Result<Option<String>, AwsError> {
 }
 
 /// The caller's trace, or a new one made of the request's id.
-fn trace(headers: &HeaderMap, id: &RequestId) -> String {
+pub(crate) fn trace(headers: &HeaderMap, id: &RequestId) -> String {
     let given = headers.get(TRACE).and_then(|v| v.to_str().ok());
     let plain = |t: &&str| t.len() <= 1024 && t.bytes().all(|b| matches!(b, b' '..=b'~'));
     if let Some(given) = given.filter(plain) {

@@ -33,6 +33,7 @@ use crate::connection::Call;
 use crate::reply::{self, Reply};
 use crate::{Backend, ids, text};
 pub(crate) use error::AwsError;
+pub(crate) use invoke::trace;
 pub(crate) use upload::base64_decode;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
