@@ -67,6 +67,8 @@ pub struct ServeConfig {
     pub drain: Millis,
     /// The region and the account that functions are told, and that AWS clients see.
     pub place: Place,
+    /// Where code is fetched that AWS clients say lies in S3: `HOST:PORT`; `None` = it is not.
+    pub s3_endpoint: Option<String>,
     /// All limits.
     pub limits: Limits,
 }
@@ -609,6 +611,20 @@ pub static SETTINGS: &[Setting] = &[
         get: |d| json!(d.serve.place.account),
     },
     Setting {
+        key: "s3_endpoint",
+        flag: "s3-endpoint",
+        env: "OFFSHOOT_S3_ENDPOINT",
+        takes: Takes::One("HOST:PORT"),
+        scope: Scope::Serve,
+        help: "A server that speaks S3 over http, from which code given as S3Bucket and S3Key is fetched without credentials",
+        set: |d, raw| {
+            let server = ServerUrl::parse(raw.one()?)?;
+            d.serve.s3_endpoint = Some(server.authority());
+            Ok(())
+        },
+        get: |d| json!(d.serve.s3_endpoint),
+    },
+    Setting {
         key: "drain_ms",
         flag: "drain-ms",
         env: "OFFSHOOT_DRAIN_MS",
@@ -736,6 +752,7 @@ impl Draft {
             cgroup_root: None,
             drain: Millis(30_000),
             place: Place::default(),
+            s3_endpoint: None,
             limits: Limits::default(),
         };
         Draft { serve, port: None, server: None, token: None, token_file: None }
@@ -1251,6 +1268,7 @@ mod tests {
             "prewarm" => "false",
             "region" => "eu-west-1",
             "account" => "123456789012",
+            "s3_endpoint" => "http://127.0.0.1:9001",
             _ => "77",
         };
         let home = Home::new();

@@ -50,6 +50,7 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
     let options = Options {
         token: config.token.as_ref().map(|t| t.expose().to_owned()),
         hosts: vec![config.listen.ip().to_string()],
+        s3_endpoint: config.s3_endpoint.clone(),
         ..Options::default()
     };
     let tmp_dir = config.data_dir.join("uploads");

@@ -117,6 +117,8 @@ def the_environment_is_awss():
         "TZ": ":UTC",
         "LANG": "en_US.UTF-8",
         "_HANDLER": "index.handler",
+        "PYTHONPATH": "/var/runtime",
+        "LC_CTYPE": "C.UTF-8",
     }.items():
         assert env.get(name) == value, (name, env.get(name))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "_X_AMZN_TRACE_ID"):

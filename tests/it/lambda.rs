@@ -565,6 +565,39 @@ fn a_server_with_a_token_takes_it_as_the_access_key() {
     server.request("GET", "/2015-03-31/functions", &[("Authorization", "Bearer s3cr3t")], b"").expect(200);
 }
 
+#[test]
+fn code_in_s3_is_fetched_from_the_server_that_the_operator_named() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    let zip = code(Lang::Node);
+    let served = zip.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            let n = stream.read(&mut head).unwrap();
+            let found = String::from_utf8_lossy(&head[..n]).starts_with("GET /bucket/dir/code.zip HTTP/1.1");
+            let error =
+                b"<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>".to_vec();
+            let (status, body) = if found { ("200 OK", served.clone()) } else { ("404 Not Found", error) };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).unwrap();
+        }
+    });
+    let server = Server::start(&["--s3-endpoint", &endpoint]);
+    let at = |key: &str| json!({"Code": {"S3Bucket": "bucket", "S3Key": key}});
+    create(&server, Lang::Node, "s3", at("dir/code.zip"));
+    invoke(&server, "s3", &[], "{}").expect(200);
+    let update = json!({"S3Bucket": "bucket", "S3Key": "none"});
+    let refused = send(&server, "PUT", &format!("{FUNCTIONS}/s3/code"), &update).expect(400);
+    let wanted =
+        "Error occurred while GetObject. S3 Error Code: NoSuchKey. S3 Error Message: The specified key does not exist.";
+    assert_eq!(refused.json()["message"], wanted);
+    let without = send(&SERVER.get(), "PUT", &format!("{FUNCTIONS}/none/code"), &update).expect(400);
+    assert!(without.json()["message"].as_str().unwrap().contains("--s3-endpoint"), "{}", without.text());
+}
+
 /// Where `scripts/clients.sh` puts the clients, or where the variable `AWS_CLIENTS` says that they are.
 fn clients(what: &str) -> Option<PathBuf> {
     let home = std::env::var_os("AWS_CLIENTS").map_or_else(|| root().join("target/clients"), PathBuf::from);

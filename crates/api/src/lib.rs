@@ -94,6 +94,8 @@ pub struct Options {
     pub write_timeout: Duration,
     /// How long a closing connection waits for the caller to stop sending.
     pub linger: Duration,
+    /// Where code that lies in S3 is fetched: `host:port` of a server that speaks S3 over HTTP.
+    pub s3_endpoint: Option<String>,
 }
 
 impl Default for Options {
@@ -106,6 +108,7 @@ impl Default for Options {
             body_timeout: Duration::from_secs(15),
             write_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(2),
+            s3_endpoint: None,
         }
     }
 }
@@ -135,6 +138,11 @@ impl<B: Backend> ApiState<B> {
     /// The node's verbs.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Where code that lies in S3 is fetched.
+    pub(crate) fn s3_endpoint(&self) -> Option<&str> {
+        self.options.s3_endpoint.as_deref()
     }
 
     /// The token that requests must carry, if any.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::error::AwsError;
 use super::shapes::{self, answer, with_marker};
 use super::upload::{self, Spool, Upload};
-use super::{Ask, cut, location, names, no_content, parse, wrong_method};
+use super::{Ask, cut, location, names, no_content, parse, s3, wrong_method};
 use crate::Backend;
 use crate::reply::Reply;
 
@@ -32,6 +32,7 @@ struct CodeShape {
     zip_file: Option<String>,
     s3_bucket: Option<String>,
     s3_key: Option<String>,
+    s3_object_version: Option<String>,
     image_uri: Option<String>,
 }
 
@@ -167,7 +168,7 @@ async fn create<B: Backend>(mut ask: Ask<'_, B>) -> Result<Reply, AwsError> {
         return Err(AwsError::unsupported("CodeSigningConfigArn (code signing)"));
     }
     let architecture = architecture(shape.architectures.as_deref())?;
-    let archive = archive(code, upload.archive)?;
+    let archive = archive(&ask, code, upload.archive).await?;
     let patch = patch(shape.config)?;
     let code = Code { archive: archive.0.clone(), architecture };
     let new = NewFunction { name, patch, code, tags: shape.tags, publish: shape.publish };
@@ -185,7 +186,7 @@ pub(super) async fn update_code<B: Backend>(mut ask: Ask<'_, B>, segment: &str) 
         return Err(AwsError::invalid("Please don't provide ImageUri when updating a function with packageType Zip."));
     }
     let architecture = architecture(shape.architectures.as_deref())?;
-    let archive = archive(&shape.code, upload.archive)?;
+    let archive = archive(&ask, &shape.code, upload.archive).await?;
     let code = Code { archive: archive.0.clone(), architecture };
     let view = ask.catalog().update_code(&name, code, shape.publish, shape.dry_run, shape.revision_id).await?;
     drop(archive);
@@ -193,16 +194,14 @@ pub(super) async fn update_code<B: Backend>(mut ask: Ask<'_, B>, segment: &str) 
 }
 
 /// The archive, wherever the request says that it is.
-fn archive(code: &CodeShape, uploaded: Option<Spool>) -> Result<Spool, AwsError> {
+async fn archive<B: Backend>(ask: &Ask<'_, B>, code: &CodeShape, uploaded: Option<Spool>) -> Result<Spool, AwsError> {
     match (uploaded, &code.s3_bucket, &code.s3_key) {
         (Some(archive), None, None) => Ok(archive),
         (None, None, None) if code.zip_file.is_some() => {
             Err(AwsError::invalid("Uploaded file must be a non-empty zip"))
         }
-        (None, None, None) => Err(AwsError::invalid("Please provide a source for function code.")),
-        (None, ..) => Err(AwsError::invalid(
-            "Code from S3 is not fetched by this server: send the archive itself as ZipFile (aws lambda … --zip-file fileb://code.zip)",
-        )),
+        (None, Some(bucket), Some(key)) => s3::fetch(ask, bucket, key, code.s3_object_version.as_deref()).await,
+        (None, ..) => Err(AwsError::invalid("Please provide a source for function code.")),
         (Some(_), ..) => Err(AwsError::invalid("Please provide either ZipFile or S3Bucket and S3Key, not both.")),
     }
 }

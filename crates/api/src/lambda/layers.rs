@@ -10,7 +10,7 @@ use super::error::AwsError;
 use super::policy::PermissionShape;
 use super::shapes::{answer, bytes_of, stamp, with_marker};
 use super::upload;
-use super::{Ask, cut, location, names, no_content, parse, wrong_method};
+use super::{Ask, cut, location, names, no_content, parse, s3, wrong_method};
 use crate::Backend;
 use crate::reply::Reply;
 use crate::text;
@@ -24,6 +24,8 @@ const MAX_REQUEST: u64 = 70_167_211;
 #[serde(rename_all = "PascalCase", default)]
 struct ContentShape {
     s3_bucket: Option<String>,
+    s3_key: Option<String>,
+    s3_object_version: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,12 +85,11 @@ async fn publish<B: Backend>(mut ask: Ask<'_, B>, layer: &str) -> Result<Reply, 
     let upload = upload::read(&mut ask.call, MAX_REQUEST.max(zipped / 3 * 4 + (1 << 18)), zipped).await?;
     let shape: PublishShape = parse(&upload.document)?;
     let content = shape.content.ok_or_else(|| AwsError::absent("content"))?;
-    if content.s3_bucket.is_some() {
-        return Err(AwsError::invalid(
-            "Code from S3 is not fetched by this server: send the archive itself as ZipFile (aws lambda publish-layer-version --zip-file fileb://layer.zip)",
-        ));
-    }
-    let archive = upload.archive.ok_or_else(|| AwsError::invalid("Uploaded file must be a non-empty zip"))?;
+    let archive = match (upload.archive, &content.s3_bucket, &content.s3_key) {
+        (Some(archive), None, None) => archive,
+        (None, Some(bucket), Some(key)) => s3::fetch(&ask, bucket, key, content.s3_object_version.as_deref()).await?,
+        _ => return Err(AwsError::invalid("Uploaded file must be a non-empty zip")),
+    };
     if shape.compatible_runtimes.len() > 15 {
         let shown = format!("[{}]", shape.compatible_runtimes.join(", "));
         let text = "Member must have length less than or equal to 15";

@@ -15,6 +15,7 @@ mod layers;
 mod location;
 mod names;
 mod policy;
+mod s3;
 mod settings;
 mod shapes;
 mod tags;

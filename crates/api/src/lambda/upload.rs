@@ -75,6 +75,36 @@ pub(crate) async fn read<B: Backend>(call: &mut Call<'_, B>, limit: u64, zipped:
     Ok(Upload { document: Bytes::from(filter.rest), archive })
 }
 
+/// An archive that comes piece by piece from somewhere else.
+pub(super) struct Incoming {
+    file: Option<(tokio::fs::File, Spool)>,
+    dir: PathBuf,
+    left: u64,
+    most: u64,
+}
+
+impl Incoming {
+    /// One of less than `most` bytes, in this directory.
+    pub fn new(dir: &Path, most: u64) -> Self {
+        Incoming { file: None, dir: dir.to_owned(), left: most, most }
+    }
+    /// Takes the next piece.
+    pub async fn take(&mut self, piece: &[u8]) -> Result<(), AwsError> {
+        self.left = self.left.checked_sub(piece.len() as u64).filter(|left| *left > 0).ok_or_else(|| {
+            let message = format!("Zipped size must be smaller than {} bytes", self.most);
+            AwsError::new(413, "RequestEntityTooLargeException", message)
+        })?;
+        write_out(&mut self.file, &self.dir, &mut piece.to_vec()).await.map(drop)
+    }
+    /// The whole.
+    pub async fn finish(mut self) -> Result<Spool, AwsError> {
+        let (mut file, spool) =
+            self.file.take().ok_or_else(|| AwsError::invalid("Uploaded file must be a non-empty zip"))?;
+        file.flush().await.map_err(failed)?;
+        Ok(spool)
+    }
+}
+
 fn failed(e: std::io::Error) -> AwsError {
     Error::new(ErrorKind::Store, "the upload cannot be stored").caused_by(e).into()
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
-use offshoot_model::{Error, ErrorKind, FunctionError, Network, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Language, Network, StartKind};
 use offshoot_sandbox::control::State;
 use offshoot_sandbox::process::Exit;
 use offshoot_sandbox::{BoxRequest, Origin, Sandbox, SandboxError, Template};
@@ -395,6 +395,17 @@ impl Pool {
             ("AWS_LAMBDA_LOG_STREAM_NAME", &log_stream),
             ("_HANDLER", &config.handler),
         ];
+        // Where AWS's runtimes look for modules, layers first.
+        let node_path = format!(
+            "/opt/nodejs/node{}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task",
+            config.runtime.major
+        );
+        if config.runtime.language == Language::Node {
+            env.push(("NODE_PATH", &node_path));
+        }
+        if config.runtime.language == Language::Python {
+            env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8")]);
+        }
         if logging.log_format == "JSON" {
             env.push(("AWS_LAMBDA_LOG_FORMAT", "JSON"));
             env.extend(logging.application_log_level.as_deref().map(|level| ("AWS_LAMBDA_LOG_LEVEL", level)));
