@@ -266,11 +266,17 @@ async fn make_ready_in_turn(node: std::sync::Weak<Node>, mut made: tokio::sync::
         let Some(node) = node.upgrade() else { return };
         tokio::spawn(async move {
             node.invoker.changed(&change.name);
-            let failed = match node.shared.registry.resolve(&change.name) {
-                Some(version) if version.revision == change.revision => node.make_ready(&version).await,
-                _ => None,
-            };
-            node.catalog.settled(&change, failed);
+            let catalog = node.catalog.clone();
+            let version = node.shared.registry.resolve(&change.name).filter(|v| v.revision == change.revision);
+            let ready = tokio::spawn(async move {
+                match version {
+                    Some(version) => node.make_ready(&version).await,
+                    None => None,
+                }
+            });
+            // Also one that was lost has ended: a function must not be pending for ever.
+            let failed = ready.await.unwrap_or_else(|lost| Some(format!("it could not be made ready: {lost}")));
+            catalog.settled(&change, failed);
         });
     }
 }
@@ -296,7 +302,7 @@ async fn keep_house(node: std::sync::Weak<Node>) {
             for pool in node.shared.living_pools() {
                 pool.tick(now);
             }
-            node.invoker.hold_ready(&node.catalog.all_provisioned());
+            node.invoker.hold_ready(&node.catalog.all_provisioned(), turn.is_multiple_of(PREDICT));
             let registry = node.shared.registry.clone();
             tokio::task::spawn_blocking(move || write_counters(&registry));
         }

@@ -113,8 +113,9 @@ impl Invoker {
         gone.iter().for_each(Pool::retire);
     }
 
-    /// Keeps so many instances of each of these versions ready, and lets the others' go.
-    pub fn hold_ready(&self, wanted: &[(Arc<Version>, u32)]) {
+    /// Keeps so many instances of each of these versions ready, and lets the others' go. Missing ones are started when a
+    /// number is new, and whenever it is said `again`: a function that cannot be initialised must not be tried all the time.
+    pub fn hold_ready(&self, wanted: &[(Arc<Version>, u32)], again: bool) {
         for pool in self.pools() {
             let held = wanted
                 .iter()
@@ -125,8 +126,9 @@ impl Invoker {
         }
         for (version, count) in wanted {
             let pool = self.served(version).pool;
-            pool.set_floor(*count);
-            pool.warm(*count);
+            if pool.set_floor(*count) != *count || again {
+                pool.warm(*count);
+            }
         }
     }
 

@@ -536,9 +536,9 @@ impl Pool {
         blend(&self.start_ns, start);
     }
 
-    /// Keeps this many instances from now on, however long they are idle.
-    pub fn set_floor(&self, count: u32) {
-        self.floor.store(count, Ordering::Relaxed);
+    /// Keeps this many instances from now on, however long they are idle. Answers how many they were.
+    pub fn set_floor(&self, count: u32) -> u32 {
+        self.floor.swap(count, Ordering::Relaxed)
     }
 
     /// Starts instances until this many are there, for pre-warming; waits for none of them.
