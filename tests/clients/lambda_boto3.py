@@ -129,7 +129,9 @@ def the_environment_is_awss():
 
 
 def versions_and_aliases():
-    create("versions", Publish=True)
+    made = create("versions", Publish=True)
+    assert (made["Version"], made["State"], made["FunctionArn"]) == ("1", "Pending", ARN + "versions"), made
+    assert client.get_function_configuration(FunctionName="versions", Qualifier="1")["State"] == "Active"
     assert client.publish_version(FunctionName="versions")["Version"] == "1", "nothing changed"
     client.update_function_configuration(FunctionName="versions", Environment={"Variables": {"N": "2"}})
     client.get_waiter("function_updated_v2").wait(FunctionName="versions")

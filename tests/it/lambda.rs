@@ -1,5 +1,6 @@
-//! AWS Lambda's API as its clients see it: boto3 and the AWS CLI where they are installed (`scripts/clients.sh`), and bytes on
-//! a socket for what those hide: the members of errors, headers, statuses, links, function URLs.
+//! AWS Lambda's API as its clients see it: boto3 and the AWS CLI where they are installed (`scripts/clients.sh`), Terraform where
+//! the variable TERRAFORM_PLUGINS names a directory with its AWS provider, and bytes on a socket for what those hide: the
+//! members of errors, headers, statuses, links, function URLs.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -679,4 +680,44 @@ fn the_aws_cli_works_unmodified() {
     assert_eq!(aws(&["list-functions"])["Functions"].as_array().unwrap().len(), 1);
     aws(&["delete-function", "--function-name", "cli"]);
     server.get("/info/cli").expect(404);
+}
+
+#[test]
+fn terraform_works_unmodified() {
+    let plugins = std::env::var("TERRAFORM_PLUGINS").unwrap_or_default();
+    if plugins.is_empty() || Command::new("terraform").arg("version").output().is_err() {
+        return skip(
+            "Terraform",
+            "terraform is not installed, or TERRAFORM_PLUGINS names no directory with its AWS provider",
+        );
+    }
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::copy(root().join("tests/clients/lambda.tf"), at("main.tf")).unwrap();
+    std::fs::write(at("code.zip"), code(Lang::Node)).unwrap();
+    std::fs::write(at("layer.zip"), zip_of(&[("nodejs/node_modules/m/index.js", b"1")])).unwrap();
+    let runtime = runtime(&server, Lang::Node);
+    let terraform = |args: &[&str]| {
+        let done = Command::new("terraform")
+            .args(args)
+            .arg("-no-color")
+            .current_dir(dir.path())
+            .env("TF_VAR_url", format!("http://127.0.0.1:{}", server.port))
+            .env("TF_VAR_runtime", &runtime)
+            .envs([("CHECKPOINT_DISABLE", "1"), ("TF_IN_AUTOMATION", "1"), ("TF_CLI_CONFIG_FILE", "/dev/null")])
+            .output()
+            .unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{args:?}: {said}\n{}", server.said());
+        said
+    };
+    terraform(&["init", &format!("-plugin-dir={plugins}")]);
+    assert!(terraform(&["apply", "-auto-approve"]).contains("Resources: 10 added, 0 changed, 0 destroyed."));
+    // What was made is what was asked for: nothing is left to do.
+    terraform(&["plan", "-detailed-exitcode"]);
+    assert!(terraform(&["apply", "-auto-approve", "-var", "memory=256"]).contains("0 added, 2 changed, 0 destroyed."));
+    terraform(&["plan", "-detailed-exitcode", "-var", "memory=256"]);
+    assert!(terraform(&["destroy", "-auto-approve"]).contains("10 destroyed."));
+    assert_eq!(server.get(FUNCTIONS).expect(200).json(), json!({"Functions": []}));
 }

@@ -174,7 +174,10 @@ async fn create<B: Backend>(mut ask: Ask<'_, B>) -> Result<Reply, AwsError> {
     let new = NewFunction { name, patch, code, tags: shape.tags, publish: shape.publish };
     let view = ask.catalog().create(new).await?;
     drop(archive); // until here the file is read
-    Ok(answer(201, &shapes::configuration(&view, ask.place(), None)))
+    let mut body = shapes::configuration(&view, ask.place(), None);
+    // Also when a version was published: only its number is shown (recorded from AWS).
+    body["FunctionArn"] = json!(ask.place().function(view.version.config.name.as_str(), None));
+    Ok(answer(201, &body))
 }
 
 /// Replaces a function's code.

@@ -162,8 +162,7 @@ impl Catalog {
         let written = self.write_code(registry, &new.code, config, fields, layers, Some(entry), None)?;
         let progress = Progress::Creating(written.revision);
         let version = if new.publish { self.publish_now(&new.name, None)?.version.clone() } else { written.clone() };
-        self.begin(&written, progress);
-        Ok(self.view(&version))
+        Ok(self.begin(&written, progress, &version))
     }
 
     /// Replaces a function's code. With `dry_run` everything is checked and nothing is changed.
@@ -204,8 +203,7 @@ impl Catalog {
         let config = before.config.clone();
         let written = self.write_code(registry, code, config, fields, layers, None, Some(&before))?;
         let version = if publish { self.publish_now(name, None)?.version.clone() } else { written.clone() };
-        self.begin(&written, Progress::Updating(written.revision));
-        Ok(self.view(&version))
+        Ok(self.begin(&written, Progress::Updating(written.revision), &version))
     }
 
     /// Changes a function's settings.
@@ -243,8 +241,7 @@ impl Catalog {
         (change.fields, change.opt) = (Some(fields), opt);
         let written = registry.write(change, Some(&before))?;
         drop(kept);
-        self.begin(&written, Progress::Updating(written.revision));
-        Ok(self.view(&written))
+        Ok(self.begin(&written, Progress::Updating(written.revision), &written))
     }
 
     /// Deletes a function, or one published version of it.
@@ -400,14 +397,17 @@ impl Catalog {
         }
     }
 
-    fn begin(&self, version: &Version, progress: Progress) {
-        let name = version.config.name.clone();
+    /// Notes that a change is being made ready, and says so to whoever makes it. The answer is how things are before that.
+    fn begin(&self, written: &Version, progress: Progress, shown: &Arc<Version>) -> View {
+        let name = written.config.name.clone();
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), progress);
-        let made = Made { name, revision: version.revision };
+        let view = self.view(shown);
+        let made = Made { name, revision: written.revision };
         if let Err(unheard) = self.made.send(made) {
             // Nobody makes functions ready: then they are as ready as they get.
             self.settled(&unheard.0, None);
         }
+        view
     }
 
     fn progress_of(&self, version: &Version) -> Option<Progress> {
@@ -436,9 +436,15 @@ impl Catalog {
             None => version.config.concurrency,
             Some(_) => self.registry.resolve(&version.config.name).and_then(|v| v.config.concurrency),
         };
+        // A version that was published together with a change becomes ready with it.
+        let progress = match (self.progress_of(version), version.number) {
+            (Some(Progress::Updating(revision)), Some(_)) => Some(Progress::Creating(revision)),
+            (Some(Progress::Failed(..)), Some(_)) => None,
+            (progress, _) => progress,
+        };
         View {
             fields: version.fields.as_deref().cloned().unwrap_or_default(),
-            progress: self.progress_of(version).filter(|_| version.number.is_none()),
+            progress,
             revision_id: function_revision(version, &entry),
             code_sha256: sha256_of(version),
             tags: entry.doc.tags.clone(),
