@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use offshoot_model::{Limits, Millis, RuntimeName};
+use offshoot_model::{Limits, Millis, Place, RuntimeName};
 use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 use tracing::level_filters::LevelFilter;
@@ -65,6 +65,10 @@ pub struct ServeConfig {
     pub cgroup_root: Option<PathBuf>,
     /// How long running invocations may finish after the signal to stop.
     pub drain: Millis,
+    /// The region and the account that functions are told, and that AWS clients see.
+    pub place: Place,
+    /// Where code is fetched that AWS clients say lies in S3: `HOST:PORT`; `None` = it is not.
+    pub s3_endpoint: Option<String>,
     /// All limits.
     pub limits: Limits,
 }
@@ -579,6 +583,48 @@ pub static SETTINGS: &[Setting] = &[
         get: |d| d.serve.cgroup_root.as_ref().map_or(json!("auto"), |dir| json!(dir)),
     },
     Setting {
+        key: "region",
+        flag: "region",
+        env: "OFFSHOOT_REGION",
+        takes: Takes::One("REGION"),
+        scope: Scope::Serve,
+        help: "The AWS region that functions and AWS clients are told",
+        set: |d, raw| {
+            let place = &d.serve.place;
+            d.serve.place = Place::new(raw.one()?, &place.account).map_err(|e| e.message)?;
+            Ok(())
+        },
+        get: |d| json!(d.serve.place.region),
+    },
+    Setting {
+        key: "account",
+        flag: "account",
+        env: "OFFSHOOT_ACCOUNT",
+        takes: Takes::One("ID"),
+        scope: Scope::Serve,
+        help: "The AWS account that functions and AWS clients are told: twelve digits",
+        set: |d, raw| {
+            let place = &d.serve.place;
+            d.serve.place = Place::new(&place.region, raw.one()?).map_err(|e| e.message)?;
+            Ok(())
+        },
+        get: |d| json!(d.serve.place.account),
+    },
+    Setting {
+        key: "s3_endpoint",
+        flag: "s3-endpoint",
+        env: "OFFSHOOT_S3_ENDPOINT",
+        takes: Takes::One("HOST:PORT"),
+        scope: Scope::Serve,
+        help: "A server that speaks S3 over http, from which code given as S3Bucket and S3Key is fetched without credentials",
+        set: |d, raw| {
+            let server = ServerUrl::parse(raw.one()?)?;
+            d.serve.s3_endpoint = Some(server.authority());
+            Ok(())
+        },
+        get: |d| json!(d.serve.s3_endpoint),
+    },
+    Setting {
         key: "drain_ms",
         flag: "drain-ms",
         env: "OFFSHOOT_DRAIN_MS",
@@ -705,6 +751,8 @@ impl Draft {
             uid_range: 200_000..=265_535,
             cgroup_root: None,
             drain: Millis(30_000),
+            place: Place::default(),
+            s3_endpoint: None,
             limits: Limits::default(),
         };
         Draft { serve, port: None, server: None, token: None, token_file: None }
@@ -1218,6 +1266,9 @@ mod tests {
             "data_dir" | "runtime_paths" | "cgroup_root" => "/somewhere",
             "allow_nearest_runtime" => "true",
             "prewarm" => "false",
+            "region" => "eu-west-1",
+            "account" => "123456789012",
+            "s3_endpoint" => "http://127.0.0.1:9001",
             _ => "77",
         };
         let home = Home::new();

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use offshoot_api::{ApiState, Backend, Options, serve_connection};
 use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::runtime::RuntimeOptions;
-use offshoot_node::{DeployRequest, LogStore, Metrics, Node, NodeConfig, PoolSettings, Settings, Version, Warm};
+use offshoot_node::{
+    Catalog, DeployRequest, LogStore, Metrics, Node, NodeConfig, PoolSettings, Settings, Version, Warm,
+};
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +50,7 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
     let options = Options {
         token: config.token.as_ref().map(|t| t.expose().to_owned()),
         hosts: vec![config.listen.ip().to_string()],
+        s3_endpoint: config.s3_endpoint.clone(),
         ..Options::default()
     };
     let tmp_dir = config.data_dir.join("uploads");
@@ -159,6 +162,7 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
             prewarm: config.prewarm,
             spares: config.spares as usize,
             cpu_limits: true,
+            place: config.place.clone(),
         },
         runtimes: RuntimeOptions {
             extra: config.runtime_paths.clone(),
@@ -212,6 +216,12 @@ impl Backend for Served {
     }
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send {
         self.node.invoke(invocation)
+    }
+    fn catalog(&self) -> &Arc<Catalog> {
+        self.node.catalog()
+    }
+    fn instances(&self, version: &Version) -> u32 {
+        self.node.invoker().instances(version)
     }
     fn logs(&self) -> &LogStore {
         self.node.logs()

@@ -108,8 +108,9 @@ async fn call(node: &Node, installed: &Installed, dir: &Path) -> Result<Outcome<
     node.shared().templates.get(installed).await.ok();
     let http = HttpPart { method: "GET".into(), path: "/".into(), ..HttpPart::default() };
     let id = RequestId::from_random(u128::from(std::process::id()).to_le_bytes());
-    let outcome =
-        node.invoke(Invocation { id, function: function.clone(), http: Some(http), payload: Bytes::new() }).await;
+    let outcome = node
+        .invoke(Invocation { id, function: function.clone(), http: Some(http), payload: Bytes::new(), context: None })
+        .await;
     node.delete(&function).await?;
     outcome
 }

@@ -15,6 +15,7 @@ mod failures;
 mod glambdar;
 mod harness;
 mod input;
+mod lambda;
 mod lifecycle;
 mod packages;
 mod shutdown;

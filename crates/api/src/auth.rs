@@ -24,8 +24,30 @@ pub(crate) fn check(token: Option<&str>, headers: &HeaderMap) -> Result<Credenti
     if bearer.is_some_and(|given| same(given, token.as_bytes())) {
         return Ok(Some(header::AUTHORIZATION));
     }
+    // SDKs of AWS sign their requests; the name of the key that they sign with is the token.
+    if access_key(headers).is_some_and(|key| same(key.as_bytes(), token.as_bytes())) {
+        return Ok(Some(header::AUTHORIZATION));
+    }
     let message = "this server wants its token: send Authorization: Bearer <token> or X-API-Key: <token>";
     Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message))
+}
+
+/// The access key that a request says it was signed with (AWS Signature Version 4). That the signature is right is not
+/// checked here: the key's name itself is the secret.
+pub(crate) fn access_key(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let rest = value.strip_prefix("AWS4-HMAC-SHA256")?;
+    let credential = rest.split([',', ' ']).find_map(|part| part.strip_prefix("Credential="))?;
+    credential.split('/').next().filter(|key| !key.is_empty())
+}
+
+/// Whether a request is signed by somebody of this server's account: with the token's key, or, without a token, with any.
+pub(crate) fn is_signed(token: Option<&str>, headers: &HeaderMap) -> bool {
+    match (access_key(headers), token) {
+        (Some(key), Some(token)) => same(key.as_bytes(), token.as_bytes()),
+        (key, None) => key.is_some(),
+        (None, Some(_)) => check(token, headers).is_ok(),
+    }
 }
 
 /// Equality in a time that depends on the token's length alone.
@@ -53,11 +75,15 @@ mod tests {
         assert_eq!(pass("authorization", "Bearer secret"), Some(Some(header::AUTHORIZATION)));
         assert_eq!(pass("authorization", "bearer  secret"), Some(Some(header::AUTHORIZATION)));
         assert_eq!(pass("x-api-key", "secret"), Some(Some(API_KEY)));
+        let signed = "AWS4-HMAC-SHA256 Credential=secret/20260101/us-east-1/lambda/aws4_request, SignedHeaders=host, Signature=x";
+        assert_eq!(pass("authorization", signed), Some(Some(header::AUTHORIZATION)));
         for (name, value) in [
             ("authorization", "secret"),
             ("authorization", "Bearer secre"),
             ("authorization", "Bearer secrets"),
             ("authorization", "Basic secret"),
+            ("authorization", "AWS4-HMAC-SHA256 Credential=secre/20260101/us-east-1/lambda/aws4_request, Signature=x"),
+            ("authorization", "AWS4-HMAC-SHA256 Credential=/secret"),
             ("authorization", ""),
             ("x-api-key", "Secret"),
             ("x-other", "secret"),

@@ -29,7 +29,7 @@ use crate::body::{BodyError, Inflow};
 use crate::error::{Dialect, Refusal};
 use crate::reply::Reply;
 use crate::wire::{HeadWatch, Patience, Wire};
-use crate::{ApiState, Backend, glambdar, guard, native, ops};
+use crate::{ApiState, Backend, function_url, glambdar, guard, lambda, native, ops};
 
 /// Header bytes of one request.
 const MAX_HEAD: usize = 64 << 10;
@@ -40,6 +40,7 @@ const MAX_BUFFER: usize = 128 << 10;
 struct Connection<B> {
     state: Arc<ApiState<B>>,
     watch: Arc<HeadWatch>,
+    peer: Option<SocketAddr>,
 }
 
 /// One request on its way through the routes.
@@ -47,6 +48,7 @@ pub(crate) struct Call<'a, B> {
     pub state: &'a Arc<ApiState<B>>,
     pub parts: Parts,
     pub credential: Credential,
+    pub peer: Option<SocketAddr>,
     body: Option<Incoming>,
     watch: &'a HeadWatch,
 }
@@ -92,7 +94,7 @@ where
         // A caller that closes its side has gone: its invocation is dropped.
         .half_close(false);
     let mut draining = state.draining.subscribe();
-    let connection = Arc::new(Connection { state: Arc::clone(&state), watch });
+    let connection = Arc::new(Connection { state: Arc::clone(&state), watch, peer });
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(answer(&connection, request).await) }
@@ -144,7 +146,11 @@ async fn refuse<I: AsyncWrite + Unpin>(mut io: I) {
 
 /// The net: whatever happens inside, the caller gets an answer and the server goes on.
 async fn answer<B: Backend>(connection: &Connection<B>, request: Request<Incoming>) -> Reply {
-    let dialect = if request.uri().path().starts_with(native::PREFIX) { Dialect::Native } else { Dialect::Glambdar };
+    let dialect = match request.uri().path() {
+        path if path.starts_with(native::PREFIX) => Dialect::Native,
+        path if lambda::is_ours(path) => Dialect::Lambda,
+        _ => Dialect::Glambdar,
+    };
     let mut inner = pin!(admit(connection, request));
     let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx))) {
         Ok(poll) => poll,
@@ -166,12 +172,20 @@ async fn admit<B: Backend>(connection: &Connection<B>, request: Request<Incoming
     if body.is_end_stream() {
         connection.watch.rearm();
     }
-    let call = Call { state, parts, credential: None, body: Some(body), watch: &connection.watch };
+    let call =
+        Call { state, parts, credential: None, peer: connection.peer, body: Some(body), watch: &connection.watch };
     route(call).await
 }
 
 async fn route<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
+    // What belongs to a function's URL is the function's, whatever its path; who may call it, the URL says.
+    if let Some(id) = function_url::id_of(&call.parts) {
+        return Ok(Box::pin(function_url::serve(call, &id)).await);
+    }
     let path = call.parts.uri.path();
+    if path.starts_with(lambda::ARCHIVES) {
+        return Ok(lambda::archive(call).await);
+    }
     if let Some(reply) = ops::open(path, &call)? {
         return Ok(reply);
     }
@@ -182,6 +196,9 @@ async fn route<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
     }
     if path.starts_with(native::PREFIX) {
         return native::route(call).await;
+    }
+    if lambda::is_ours(path) {
+        return Ok(lambda::route(call).await);
     }
     if path == "/metrics" {
         return ops::metrics(&call);

@@ -25,6 +25,8 @@ pub(crate) enum Dialect {
     Glambdar,
     /// `{"error","kind"}`.
     Native,
+    /// `{"Type","message"}` and `x-amzn-ErrorType`.
+    Lambda,
 }
 
 /// Why a request is refused.
@@ -76,9 +78,13 @@ impl Refusal {
         let body = match dialect {
             Dialect::Glambdar => json!({"error": self.glambdar_message()}),
             Dialect::Native => json!({"error": self.message, "kind": self.kind}),
+            Dialect::Lambda => json!({"message": self.message}),
         };
         let mut reply = reply::json(self.status, &body);
         let headers = reply.headers_mut();
+        if dialect == Dialect::Lambda {
+            headers.insert("x-amzn-errortype", HeaderValue::from_static(aws_type(self.status)));
+        }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -104,6 +110,16 @@ impl Refusal {
             StatusCode::TOO_MANY_REQUESTS if starts("rate limit") => RATE_LIMITED,
             _ => &self.message,
         }
+    }
+}
+
+/// AWS's type for what is refused before a request reaches its dialect.
+fn aws_type(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "UnrecognizedClientException",
+        StatusCode::FORBIDDEN => "AccessDeniedException",
+        status if status.is_server_error() => "ServiceException",
+        _ => "InvalidRequestContentException",
     }
 }
 

@@ -62,7 +62,7 @@ async fn run<B: Backend>(mut call: Call<'_, B>, id: &RequestId) -> Result<Reply,
     let convention = common::convention(&call, &function)?;
     let http = (convention == Convention::Request).then(|| common::http_part(&call, path));
     let payload = common::payload(&mut call, convention).await?;
-    let invocation = Invocation { id: id.clone(), function, http, payload };
+    let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
     let outcome = call.backend().invoke(invocation).await?;
     let start = outcome.start;
     let mut answer = answer(outcome, convention, id).unwrap_or_else(|refusal| refusal.into_reply(Dialect::Glambdar));

@@ -24,6 +24,10 @@ pub(crate) fn check(parts: &Parts, faults: u8, hosts: &[String]) -> Result<(), R
         return Err(Refusal::new(StatusCode::URI_TOO_LONG, "uri-too-long", message).closing());
     }
     let host = check_host(parts, hosts)?;
+    // A function's URL is for pages of other sites too: its own rules say for which.
+    if crate::function_url::id_of(parts).is_some() {
+        return Ok(());
+    }
     check_site(&parts.headers, host)
 }
 
@@ -73,6 +77,7 @@ fn host_of(authority: &str) -> Option<&str> {
 
 fn is_ours(name: &str, hosts: &[String]) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
+    let name = crate::function_url::host_below(name).unwrap_or(name);
     is_localhost(name) || name.parse::<IpAddr>().is_ok() || hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
 }
 

@@ -1,5 +1,6 @@
-//! How the world talks to a node: HTTP/1.1 on top of hyper, in two dialects on one port. Glambdar's routes (`glambdar`)
-//! and the native ones under `/v1/` (`native`) translate to the verbs of `Backend`; `guard` and `auth` stand before both.
+//! How the world talks to a node: HTTP/1.1 on top of hyper, in three dialects on one port. Glambdar's routes (`glambdar`),
+//! the native ones under `/v1/` (`native`) and AWS Lambda's under a date (`lambda`) translate to the verbs of `Backend`; `guard`
+//! and `auth` stand before all of them.
 //!
 //! This floor holds no policy and no state of its own beyond its open connections. It never parses a function's code, never
 //! starts anything, and trusts no byte: not the caller's, and not the function's.
@@ -9,10 +10,13 @@ mod auth;
 mod body;
 mod connection;
 mod error;
+mod eventstream;
+mod function_url;
 mod glambdar;
 mod guard;
 mod ids;
 mod invoke;
+mod lambda;
 mod multipart;
 mod native;
 mod ops;
@@ -22,13 +26,13 @@ mod text;
 mod wire;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
-use offshoot_node::{DeployRequest, LogStore, Metrics, Settings, Version};
+use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome};
+use offshoot_node::{Catalog, DeployRequest, LogStore, Metrics, Settings, Version};
 use tokio::sync::watch;
 
 pub use connection::serve_connection;
@@ -51,6 +55,16 @@ pub trait Backend: Send + Sync + 'static {
     fn get(&self, name: &FunctionName) -> Option<Arc<Version>>;
     /// Runs a function. A refusal for its rate limit has a message that starts with `rate limit`.
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send;
+    /// Takes an event that is run later. When this returns, it is durable.
+    fn enqueue(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<(), Error>> + Send {
+        drop(invocation);
+        let message = "This server does not run functions asynchronously: invoke with the type RequestResponse.";
+        std::future::ready(Err(Error::new(ErrorKind::InvalidInput, message)))
+    }
+    /// What AWS's dialect knows of functions besides what runs.
+    fn catalog(&self) -> &Arc<Catalog>;
+    /// Instances of a published version that are there now.
+    fn instances(&self, version: &Version) -> u32;
     /// The logs.
     fn logs(&self) -> &LogStore;
     /// The metrics.
@@ -80,6 +94,8 @@ pub struct Options {
     pub write_timeout: Duration,
     /// How long a closing connection waits for the caller to stop sending.
     pub linger: Duration,
+    /// Where code that lies in S3 is fetched: `host:port` of a server that speaks S3 over HTTP.
+    pub s3_endpoint: Option<String>,
 }
 
 impl Default for Options {
@@ -92,6 +108,7 @@ impl Default for Options {
             body_timeout: Duration::from_secs(15),
             write_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(2),
+            s3_endpoint: None,
         }
     }
 }
@@ -102,17 +119,46 @@ pub struct ApiState<B> {
     options: Options,
     connections: AtomicUsize,
     draining: watch::Sender<bool>,
+    /// Signs links to archives; made when it is first needed.
+    secret: OnceLock<[u8; 32]>,
 }
 
 impl<B: Backend> ApiState<B> {
     /// The state of a server on this backend.
     pub fn new(backend: B, options: Options) -> Arc<Self> {
-        Arc::new(ApiState { backend, options, connections: AtomicUsize::new(0), draining: watch::Sender::new(false) })
+        Arc::new(ApiState {
+            backend,
+            options,
+            connections: AtomicUsize::new(0),
+            draining: watch::Sender::new(false),
+            secret: OnceLock::new(),
+        })
     }
 
     /// The node's verbs.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Where code that lies in S3 is fetched.
+    pub(crate) fn s3_endpoint(&self) -> Option<&str> {
+        self.options.s3_endpoint.as_deref()
+    }
+
+    /// The token that requests must carry, if any.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.options.token.as_deref()
+    }
+
+    /// A secret of this process.
+    pub(crate) fn secret(&self) -> Result<&[u8; 32], Error> {
+        if let Some(secret) = self.secret.get() {
+            return Ok(secret);
+        }
+        let mut fresh = [0; 32];
+        fresh[..16].copy_from_slice(&ids::random()?);
+        fresh[16..].copy_from_slice(&ids::random()?);
+        Ok(self.secret.get_or_init(|| fresh))
     }
 
     /// Asks every connection to end after the request that it is serving; new requests on it are not read.

@@ -80,7 +80,7 @@ async fn invoke<B: Backend>(mut call: Call<'_, B>, function: FunctionName, id: &
         Convention::Event => None,
     };
     let payload = common::payload(&mut call, convention).await?;
-    let invocation = Invocation { id: id.clone(), function, http, payload };
+    let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
     let outcome = call.backend().invoke(invocation).await?;
     answer(outcome, convention, id)
 }

@@ -17,6 +17,28 @@ pub struct Invocation<B> {
     pub http: Option<HttpPart>,
     /// The event or the request body, as it came.
     pub payload: B,
+    /// What only some calls carry. `None`: the current version, and nothing besides the payload.
+    pub context: Option<Box<CallContext>>,
+}
+
+/// What a caller may say about a call besides its payload.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallContext {
+    /// Which version: `$LATEST`, a number, or the name of an alias. `None` is `$LATEST`.
+    pub qualifier: Option<String>,
+    /// AWS's client context, as JSON.
+    pub client_context: Option<String>,
+    /// AWS's Cognito identity, as JSON.
+    pub identity: Option<String>,
+    /// The trace header (`X-Amzn-Trace-Id`).
+    pub trace: Option<String>,
+}
+
+impl<B> Invocation<B> {
+    /// Which version the caller asked for, as it was written.
+    pub fn qualifier(&self) -> Option<&str> {
+        self.context.as_deref()?.qualifier.as_deref()
+    }
 }
 
 /// What an HTTP caller sent besides the body.
@@ -50,6 +72,8 @@ pub struct Outcome<B> {
     pub result: Answer<B>,
     /// How the instance came to be.
     pub start: StartKind,
+    /// The published version that ran; `None` is `$LATEST`.
+    pub version: Option<u64>,
     /// Which runtime served it; differs from what the function names where the operator allows the nearest one.
     pub runtime: RuntimeName,
     /// Where the time went.

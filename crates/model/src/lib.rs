@@ -6,12 +6,16 @@ pub mod error;
 pub mod function;
 pub mod ids;
 pub mod invocation;
+pub mod place;
 pub mod runtime;
 pub mod units;
 
 pub use error::{Error, ErrorKind, Fault};
 pub use function::{Convention, FunctionConfig, Network, SandboxKind};
 pub use ids::{CodeDigest, FunctionName, RequestId};
-pub use invocation::{Answer, FunctionError, HttpPart, HttpReply, Invocation, Outcome, Phases, Report, StartKind};
+pub use invocation::{
+    Answer, CallContext, FunctionError, HttpPart, HttpReply, Invocation, Outcome, Phases, Report, StartKind,
+};
+pub use place::Place;
 pub use runtime::{Language, RuntimeName};
 pub use units::{Limits, MiB, Millis};

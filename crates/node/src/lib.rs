@@ -4,6 +4,7 @@
 //! This floor never speaks HTTP to users, never reads the command line, the environment or a configuration file.
 
 mod assets;
+pub mod catalog;
 pub mod invoker;
 pub mod node;
 pub mod observe;
@@ -12,6 +13,7 @@ pub mod registry;
 pub mod runtime;
 pub mod templates;
 
+pub use catalog::Catalog;
 pub use invoker::Invoker;
 pub use node::{Node, NodeConfig, Warm};
 pub use observe::{LogStore, Metrics};

@@ -15,6 +15,7 @@ use offshoot_sandbox::process::Without;
 use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
 
 use crate::assets;
+use crate::catalog::{Catalog, Made};
 use crate::invoker::Invoker;
 use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
@@ -65,6 +66,7 @@ pub enum Warm {
 pub struct Node {
     shared: Arc<Shared>,
     invoker: Arc<Invoker>,
+    catalog: Arc<Catalog>,
     warm: Warm,
 }
 
@@ -114,7 +116,9 @@ impl Node {
         let templates = Templates::new(driver.clone(), runtime_dir, pool.spares);
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
-        let node = Arc::new(Node { shared, invoker, warm });
+        let (catalog, made) = Catalog::new(shared.registry.clone(), shared.settings.place.clone());
+        let node = Arc::new(Node { shared, invoker, catalog, warm });
+        tokio::spawn(make_ready_in_turn(Arc::downgrade(&node), made));
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
         Ok(node)
@@ -123,6 +127,11 @@ impl Node {
     /// The control plane's reading side.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.shared.registry
+    }
+
+    /// What AWS's dialect knows of functions besides what runs.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
     }
 
     /// Logs.
@@ -239,12 +248,35 @@ impl Node {
     }
 
     fn collect(self: &Arc<Self>) {
-        let in_use = self.shared.living_pools().iter().map(|p| p.version.code.clone()).collect();
+        let pools = self.shared.living_pools();
+        let stands_on = |p: &Arc<crate::pool::Pool>| [Some(p.version.code.clone()), p.version.opt.clone()];
+        let in_use = pools.iter().flat_map(stands_on).flatten().collect();
         let registry = self.shared.registry.clone();
         tokio::task::spawn_blocking(move || match registry.collect_garbage(&in_use) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "unused code was removed"),
             Err(error) => tracing::warn!(%error, "unused code could not be removed"),
+        });
+    }
+}
+
+/// Makes ready what the catalogue has changed, and tells it when that is done.
+async fn make_ready_in_turn(node: std::sync::Weak<Node>, mut made: tokio::sync::mpsc::UnboundedReceiver<Made>) {
+    while let Some(change) = made.recv().await {
+        let Some(node) = node.upgrade() else { return };
+        tokio::spawn(async move {
+            node.invoker.changed(&change.name);
+            let catalog = node.catalog.clone();
+            let version = node.shared.registry.resolve(&change.name).filter(|v| v.revision == change.revision);
+            let ready = tokio::spawn(async move {
+                match version {
+                    Some(version) => node.make_ready(&version).await,
+                    None => None,
+                }
+            });
+            // Also one that was lost has ended: a function must not be pending for ever.
+            let failed = ready.await.unwrap_or_else(|lost| Some(format!("it could not be made ready: {lost}")));
+            catalog.settled(&change, failed);
         });
     }
 }
@@ -270,6 +302,7 @@ async fn keep_house(node: std::sync::Weak<Node>) {
             for pool in node.shared.living_pools() {
                 pool.tick(now);
             }
+            node.invoker.hold_ready(&node.catalog.all_provisioned(), turn.is_multiple_of(PREDICT));
             let registry = node.shared.registry.clone();
             tokio::task::spawn_blocking(move || write_counters(&registry));
         }

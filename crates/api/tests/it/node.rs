@@ -17,7 +17,7 @@ use offshoot_model::{
 };
 use offshoot_node::observe::LogEntry;
 use offshoot_node::registry::Stats;
-use offshoot_node::{DeployRequest, LogStore, Metrics, Settings, Version};
+use offshoot_node::{Catalog, DeployRequest, LogStore, Metrics, Registry, Settings, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,6 +26,7 @@ pub struct Node {
     logs: LogStore,
     metrics: Metrics,
     limits: Limits,
+    catalog: Arc<Catalog>,
     dir: tempfile::TempDir,
     uploads: PathBuf,
     pub invoked: AtomicU64,
@@ -68,7 +69,11 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let uploads = dir.path().join("tmp");
         std::fs::create_dir(&uploads).unwrap();
+        let runtimes = offshoot_node::RuntimeTable::start(offshoot_node::runtime::RuntimeOptions::default());
+        let registry = Registry::open(&dir.path().join("data"), limits.clone(), runtimes).unwrap();
+        let (catalog, _) = Catalog::new(registry, offshoot_model::Place::default());
         let node = Node {
+            catalog,
             functions: Mutex::default(),
             logs: LogStore::open(&dir.path().join("logs"), limits.function_log_bytes).unwrap(),
             metrics: Metrics::new("0"),
@@ -103,6 +108,9 @@ impl Node {
             created_ms: 0,
             updated_ms: 1_000,
             stats: Arc::new(Stats::default()),
+            number: None,
+            opt: None,
+            fields: None,
         });
         functions.insert(name, Arc::clone(&version));
         version
@@ -188,12 +196,19 @@ impl Backend for Node {
         self.logs.append(&invocation.function, &[line]);
         Ok(Outcome {
             result,
+            version: None,
             start: StartKind::Clone,
             phases: Phases { run: Duration::from_micros(900), ..Phases::default() },
             report: Report { peak_memory: 41 << 20, memory_limit: 128 << 20 },
             runtime: offshoot_model::RuntimeName::parse("nodejs20.x").unwrap(),
             log_tail: b"END\n".to_vec(),
         })
+    }
+    fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+    fn instances(&self, _: &Version) -> u32 {
+        0
     }
     fn logs(&self) -> &LogStore {
         &self.logs

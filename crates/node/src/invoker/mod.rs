@@ -4,6 +4,7 @@
 //! speaks HTTP and never starts a process itself.
 
 mod admit;
+mod published;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +35,8 @@ const TRIES: u32 = 4;
 pub struct Invoker {
     shared: Arc<Shared>,
     pools: RwLock<HashMap<FunctionName, Served>>,
+    /// Pools of published versions.
+    published: RwLock<HashMap<(FunctionName, u64), Served>>,
     draining: AtomicBool,
 }
 
@@ -55,23 +58,30 @@ struct InvokeFrame<'a> {
     /// It is sent behind another call.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     claim: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_context: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
 }
 
 impl Invoker {
     /// An invoker over these parts.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Invoker { shared, pools: RwLock::default(), draining: AtomicBool::new(false) }
+        Invoker { shared, pools: RwLock::default(), published: RwLock::default(), draining: AtomicBool::new(false) }
     }
 
     /// Calls a function. `Ok` is an answer, also when the function failed; `Err` is the platform's.
     pub async fn invoke(self: &Arc<Self>, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
         let arrived = Instant::now();
-        let version = self.resolve(&invocation.function)?;
+        let version = self.version_of(&invocation)?;
         if self.draining.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the server is shutting down: retry on another, or later"));
         }
         let served = self.served(&version);
         self.admit(&served, &version)?;
+        let _running = self.within_reservation(&version)?;
         let permit = self.permit().await?;
         version.stats.invocations.fetch_add(1, Ordering::Relaxed);
         version.stats.last_invoked_ms.store(now_ms(), Ordering::Relaxed);
@@ -95,6 +105,9 @@ impl Invoker {
     /// The pool of this version; the pool of the version before it is retired here, at the first call after a change.
     fn served(&self, version: &Arc<Version>) -> Served {
         let name = &version.config.name;
+        if let Some(number) = version.number {
+            return self.served_published(version, number);
+        }
         {
             let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(served) = pools.get(name).filter(|s| s.pool.version.revision == version.revision) {
@@ -154,6 +167,7 @@ impl Invoker {
 
     /// A function was deployed again, changed or removed: its old instances go as soon as they are idle.
     pub fn changed(&self, name: &FunctionName) {
+        self.retire_published(name);
         match self.shared.registry.resolve(name) {
             Some(version) => drop(self.served(&version)),
             None => {
@@ -207,7 +221,9 @@ impl Invoker {
 
     /// All pools.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
-        self.pools.read().unwrap_or_else(PoisonError::into_inner).values().map(|s| s.pool.clone()).collect()
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+        pools.values().chain(published.values()).map(|s| s.pool.clone()).collect()
     }
 }
 
@@ -242,7 +258,7 @@ impl Invoker {
                 Ok(lease) => lease,
                 Err(Refusal::Retired) => {
                     // Replaced or removed while this call was on its way: the next version answers it, if there is one.
-                    pool = self.served(&self.resolve(&invocation.function)?).pool;
+                    pool = self.served(&self.version_of(&invocation)?).pool;
                     tries += 1;
                     continue;
                 }
@@ -284,16 +300,20 @@ impl Invoker {
         let behind = got.lease.behind;
         let timeout = config.timeout.duration();
         let id = &invocation.id;
+        let context = invocation.context.as_deref();
         let frame = InvokeFrame {
             t: "invoke",
             id,
             deadline_ms: now_ms() + config.timeout.0,
-            arn: &crate::pool::arn(config.name.as_str()),
+            arn: &self.shared.settings.place.function(config.name.as_str(), invocation.qualifier()),
             http: invocation.http.as_ref(),
             claim: behind,
+            client_context: context.and_then(|c| c.client_context.as_deref()),
+            identity: context.and_then(|c| c.identity.as_deref()),
+            trace: context.and_then(|c| c.trace.as_deref()),
         };
         let header = serde_json::to_vec(&frame).unwrap_or_default();
-        instance.tap.begin(id, start_line(id), behind);
+        instance.tap.begin(id, start_line(id, pool.version.number), behind);
         let sent = Instant::now();
         let calling = async {
             let answer = got.lease.call(id, &header, &invocation.payload).await;
@@ -367,7 +387,15 @@ impl Invoker {
                 Answer::Failed(FunctionError { cause, body })
             }
         };
-        let outcome = Outcome { result, start: kind, runtime: got.birth.runtime, phases, report, log_tail };
+        let outcome = Outcome {
+            result,
+            start: kind,
+            version: pool.version.number,
+            runtime: got.birth.runtime,
+            phases,
+            report,
+            log_tail,
+        };
         self.shared.metrics.record(&config.name, &outcome);
         outcome
     }
@@ -386,7 +414,7 @@ impl Invoker {
         let total = arrived.elapsed();
         let phases = Phases { queue: total.saturating_sub(start + init), start, init, run: Duration::ZERO, total };
         let lines = [
-            start_line(id),
+            start_line(id, pool.version.number),
             format!("offshoot: {}: {}", error.cause.error_type(), error.body),
             end_line(id),
             report_line(id, kind, &phases, &report),
@@ -398,7 +426,15 @@ impl Invoker {
             log_tail.push(b'\n');
             self.shared.logs.append(&config.name, &[LogEntry::platform(now_ms(), Some(shown.clone()), line)]);
         }
-        let outcome = Outcome { result: Answer::Failed(error), start: kind, runtime, phases, report, log_tail };
+        let outcome = Outcome {
+            result: Answer::Failed(error),
+            start: kind,
+            version: pool.version.number,
+            runtime,
+            phases,
+            report,
+            log_tail,
+        };
         self.shared.metrics.record(&config.name, &outcome);
         outcome
     }

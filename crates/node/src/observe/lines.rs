@@ -170,8 +170,11 @@ fn hostile(c: char) -> bool {
 }
 
 /// AWS's first line of an invocation.
-pub fn start_line(id: &RequestId) -> String {
-    format!("START RequestId: {id} Version: $LATEST")
+pub fn start_line(id: &RequestId, version: Option<u64>) -> String {
+    match version {
+        None => format!("START RequestId: {id} Version: $LATEST"),
+        Some(number) => format!("START RequestId: {id} Version: {number}"),
+    }
 }
 
 /// AWS's line after the handler.
@@ -268,7 +271,8 @@ mod tests {
         let phases = Phases { run: ms(1_920), init: ms(88_100), start: ms(2_000), ..Phases::default() };
         let report = Report { peak_memory: 41 << 20, memory_limit: 128 << 20 };
         let id = id();
-        assert_eq!(start_line(&id), format!("START RequestId: {id} Version: $LATEST"));
+        assert_eq!(start_line(&id, None), format!("START RequestId: {id} Version: $LATEST"));
+        assert_eq!(start_line(&id, Some(7)), format!("START RequestId: {id} Version: 7"));
         assert_eq!(end_line(&id), format!("END RequestId: {id}"));
         let stem = format!(
             "REPORT RequestId: {id}\tDuration: 1.92 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\tMax Memory Used: 41 MB\t"

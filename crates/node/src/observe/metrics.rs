@@ -408,6 +408,7 @@ mod tests {
                 None => Answer::Reply { http: None, body: () },
                 Some(cause) => Answer::Failed(FunctionError { cause, body: String::new() }),
             },
+            version: None,
             start,
             phases: Phases { run: Duration::from_millis(7), ..Phases::default() },
             report: Report { peak_memory: 40 << 20, memory_limit: 128 << 20 },

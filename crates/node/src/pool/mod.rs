@@ -10,11 +10,11 @@ mod start;
 pub mod tap;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use offshoot_model::{Error, ErrorKind, FunctionError, Limits, RequestId, RuntimeName, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Limits, Place, RequestId, RuntimeName, StartKind};
 use offshoot_sandbox::{Driver, Template};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -25,7 +25,6 @@ use crate::templates::Templates;
 use crowd::Crowd;
 use instance::{Answered, Instance};
 use policy::{PoolView, Predictor, Runs};
-pub use start::arn;
 pub(crate) use start::error_json;
 
 /// How a node runs its instances; the server's settings.
@@ -41,6 +40,8 @@ pub struct PoolSettings {
     pub spares: usize,
     /// Whether the CPU limits of functions are put in force.
     pub cpu_limits: bool,
+    /// Where functions are told that they run.
+    pub place: Place,
 }
 
 /// What all pools of a node share.
@@ -190,6 +191,8 @@ pub struct Pool {
     inner: Mutex<Inner>,
     snapshot: tokio::sync::Mutex<start::SnapshotState>,
     start_ns: AtomicU64,
+    /// Instances that are kept however long they are idle.
+    floor: AtomicU32,
 }
 
 #[derive(Default)]
@@ -316,6 +319,7 @@ impl Pool {
             inner: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
             start_ns: AtomicU64::new(0),
+            floor: AtomicU32::new(0),
         });
         pool.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
         pool
@@ -639,6 +643,11 @@ impl Pool {
         blend(&self.start_ns, start);
     }
 
+    /// Keeps this many instances from now on, however long they are idle. Answers how many they were.
+    pub fn set_floor(&self, count: u32) -> u32 {
+        self.floor.swap(count, Ordering::Relaxed)
+    }
+
     /// Starts instances until this many are there, for pre-warming; waits for none of them.
     pub fn warm(self: &Arc<Self>, wanted: u32) {
         let missing = {
@@ -707,6 +716,7 @@ impl Pool {
         {
             let mut inner = self.lock();
             let spared = if inner.retired { 0 } else { inner.predictor.wanted(self.limit()) as usize };
+            let spared = spared.max(self.floor.load(Ordering::Relaxed) as usize);
             let mut count = inner.all.len();
             let mut idle: Vec<(Instant, u64)> =
                 inner.all.iter().filter(|(_, e)| e.active == 0).map(|(id, e)| (e.idle_since, *id)).collect();

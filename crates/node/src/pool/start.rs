@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
-use offshoot_model::{Error, ErrorKind, FunctionError, Network, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Language, Network, StartKind};
 use offshoot_sandbox::control::State;
 use offshoot_sandbox::process::Exit;
 use offshoot_sandbox::{BoxRequest, Origin, Sandbox, SandboxError, Template};
@@ -29,6 +29,8 @@ const HOLD: Duration = Duration::from_millis(100);
 const PIDS: u32 = 512;
 /// Open files of one instance (AWS Lambda's limit).
 const NOFILE: u64 = 1024;
+/// What stands for each part of a credential in a function's environment.
+const NO_CREDENTIAL: &str = "offshoot";
 /// How long a function that could not be made a template is started the ordinary way before that is tried again.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
 
@@ -66,7 +68,7 @@ struct Load<'a> {
 #[derive(Serialize)]
 struct FunctionPart<'a> {
     name: &'a str,
-    version: &'static str,
+    version: &'a str,
     memory_mib: u32,
     arn: String,
     log_group: String,
@@ -92,6 +94,9 @@ impl Pool {
         self.shared.runtimes.ready().await;
         let began = Instant::now();
         self.shared.registry.verify_code(&self.version.code).await.map_err(Refusal::Platform)?;
+        if let Some(opt) = &self.version.opt {
+            self.shared.registry.verify_code(opt).await.map_err(Refusal::Platform)?;
+        }
         let mut starting = std::pin::pin!(self.start_somehow());
         let loaded = match tokio::time::timeout(HOLD, &mut starting).await {
             Ok(done) => done,
@@ -349,32 +354,63 @@ impl Pool {
         let mut seed = [0u8; 32];
         getrandom::fill(&mut seed).map_err(|e| Error::new(ErrorKind::Internal, "no random bytes").caused_by(e))?;
         let name = config.name.as_str();
-        let log_group = format!("/aws/lambda/{name}");
-        let log_stream = log_stream(now_ms(), &seed);
+        let version = self.version.label();
+        let logging = self.version.fields.as_deref().map(|f| f.logging.clone()).unwrap_or_default();
+        let log_group = logging.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{name}"));
+        let log_stream = log_stream(now_ms(), &version, &seed);
+        let place = &self.shared.settings.place;
         let memory = config.memory.0.to_string();
         let runtime = config.runtime.to_string();
         let execution = format!("AWS_Lambda_{runtime}");
         let concurrency = config.max_concurrency.to_string();
-        let kind = if config.snapshot { "snap-start" } else { "on-demand" };
+        let kind = match self.floor.load(Ordering::Relaxed) {
+            _ if config.snapshot => "snap-start",
+            0 => "on-demand",
+            _ => "provisioned-concurrency",
+        };
         let mut env: Vec<(&str, &str)> = vec![
             ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin"),
             ("LD_LIBRARY_PATH", LIBRARY_PATH),
-            ("LANG", "C.UTF-8"),
+            ("LANG", "en_US.UTF-8"),
             ("TZ", ":UTC"),
             ("HOME", "/tmp"),
             ("LAMBDA_TASK_ROOT", "/var/task"),
             ("LAMBDA_RUNTIME_DIR", "/var/runtime"),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_REGION", &place.region),
+            ("AWS_DEFAULT_REGION", &place.region),
+            // There is no role to assume: SDKs find credentials, and no service takes them for somebody's.
+            ("AWS_ACCESS_KEY_ID", NO_CREDENTIAL),
+            ("AWS_SECRET_ACCESS_KEY", NO_CREDENTIAL),
+            ("AWS_SESSION_TOKEN", NO_CREDENTIAL),
+            // Nobody listens there: the SDKs of X-Ray drop what they cannot send.
+            ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"),
+            ("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000"),
+            ("_AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129"),
+            ("_AWS_XRAY_DAEMON_PORT", "2000"),
             ("AWS_EXECUTION_ENV", &execution),
             ("AWS_LAMBDA_FUNCTION_NAME", name),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
-            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+            ("AWS_LAMBDA_FUNCTION_VERSION", &version),
             ("AWS_LAMBDA_INITIALIZATION_TYPE", kind),
             ("AWS_LAMBDA_LOG_GROUP_NAME", &log_group),
             ("AWS_LAMBDA_LOG_STREAM_NAME", &log_stream),
             ("_HANDLER", &config.handler),
         ];
+        // Where AWS's runtimes look for modules, layers first.
+        let node_path = format!(
+            "/opt/nodejs/node{}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task",
+            config.runtime.major
+        );
+        if config.runtime.language == Language::Node {
+            env.push(("NODE_PATH", &node_path));
+        }
+        if config.runtime.language == Language::Python {
+            env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8")]);
+        }
+        if logging.log_format == "JSON" {
+            env.push(("AWS_LAMBDA_LOG_FORMAT", "JSON"));
+            env.extend(logging.application_log_level.as_deref().map(|level| ("AWS_LAMBDA_LOG_LEVEL", level)));
+        }
         if config.max_concurrency > 1 {
             env.push(("AWS_LAMBDA_MAX_CONCURRENCY", &concurrency));
         }
@@ -394,9 +430,9 @@ impl Pool {
             max_reply: self.shared.limits.reply_bytes,
             function: FunctionPart {
                 name,
-                version: "$LATEST",
+                version: &version,
                 memory_mib: config.memory.0,
-                arn: arn(name),
+                arn: place.function(name, self.version.number.is_some().then_some(version.as_str())),
                 log_group: log_group.clone(),
                 log_stream: log_stream.clone(),
             },
@@ -410,19 +446,14 @@ impl Pool {
     }
 }
 
-/// The name by which functions know themselves: AWS's form, with an account of zeros.
-pub fn arn(name: &str) -> String {
-    format!("arn:aws:lambda:us-east-1:000000000000:function:{name}")
-}
-
 /// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`.
-fn log_stream(now_ms: u64, seed: &[u8; 32]) -> String {
+fn log_stream(now_ms: u64, version: &str, seed: &[u8; 32]) -> String {
     let (y, m, d) = civil(now_ms / 86_400_000);
     let hex: String = seed[16..].iter().map(|b| format!("{b:02x}")).collect();
     // The seed itself is secret; what is shown of it is turned around so that nothing of it can be read off.
     let shown = sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(hex.as_bytes()));
     let shown: String = shown.iter().take(16).map(|b| format!("{b:02x}")).collect();
-    format!("{y:04}/{m:02}/{d:02}/[$LATEST]{shown}")
+    format!("{y:04}/{m:02}/{d:02}/[{version}]{shown}")
 }
 
 /// Year, month and day of a day number since 1970-01-01 (Gregorian; Hinnant, "chrono-compatible low-level date algorithms").

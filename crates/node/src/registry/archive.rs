@@ -29,7 +29,7 @@ const MAX_TARGET: u64 = 1024;
 /// One thing in a tree of code: what verification compares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum Node {
+pub(crate) enum Node {
     /// A directory, mode 0755.
     Dir {
         /// Relative to the tree.
@@ -66,17 +66,32 @@ impl Node {
 
 /// What was unpacked.
 #[derive(Debug)]
-pub(super) struct Unpacked {
+pub(crate) struct Unpacked {
     /// Everything in the tree, parents before children.
     pub nodes: Vec<Node>,
     /// The folder around everything that was left out.
     pub stripped: Option<String>,
 }
 
-/// Unpacks an archive into a new tree, or says why not.
-pub(super) fn unpack(archive: &File, tree: &Tree, limits: &Limits) -> Result<Unpacked, Error> {
+/// Whether the single folder around everything is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wrapping {
+    /// Where the program is plainly inside of it.
+    Strip,
+    /// Never: what is in the archive is where the archive says.
+    Keep,
+}
+
+/// The folder that `Wrapping::Strip` would leave out.
+pub(super) fn wrapping(archive: &File, limits: &Limits) -> Result<Option<String>, Error> {
     let entries = structure::read_map(archive, limits)?;
-    let plan = names::plan(&entries, limits)?;
+    Ok(names::plan(&entries, limits, Wrapping::Strip)?.stripped)
+}
+
+/// Unpacks an archive into a new tree, or says why not.
+pub(super) fn unpack(archive: &File, tree: &Tree, limits: &Limits, wrapping: Wrapping) -> Result<Unpacked, Error> {
+    let entries = structure::read_map(archive, limits)?;
+    let plan = names::plan(&entries, limits, wrapping)?;
     let mut second = open_second(archive, &entries)?;
     let mut nodes = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {

@@ -1,7 +1,7 @@
 //! The code store: every archive that was deployed, unpacked once, under the SHA-256 of the archive.
 //!
 //! `<data>/code/<digest>/` is a tree, `<data>/code.meta/<digest>.json` says what must be in it, `<data>/tmp/` holds what is
-//! not finished. Making one is a row of steps, each of which leaves either nothing or the whole: unpack into `tmp`, sync,
+//! not finished, `<data>/archives/<digest>.zip` is the archive as it was uploaded. Making one is a row of steps, each of which leaves either nothing or the whole: unpack into `tmp`, sync,
 //! write and rename the manifest, rename the tree, sync the directories. Stopped anywhere, the code is absent or complete.
 //! A tree is never changed once it has its name, nothing is removed unless `collect` is told to, and this module does not
 //! know what a function is.
@@ -19,14 +19,16 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::archive::{self, Node, hex};
+use super::archive::{self, Node, Wrapping, hex};
 use super::disk_error;
 use super::tree::{Tree, sync_dir};
+
+mod merge;
 
 /// What a tree must hold. Made from the archive alone, so that the same archive always has the same manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     format: u32,
     /// Size of the archive.
     pub archive_bytes: u64,
@@ -42,9 +44,10 @@ type Verdict = Arc<OnceLock<Result<(), Error>>>;
 
 /// The store.
 #[derive(Debug)]
-pub(super) struct CodeStore {
+pub(crate) struct CodeStore {
     code: PathBuf,
     meta: PathBuf,
+    archives: PathBuf,
     tmp: PathBuf,
     limits: Limits,
     /// Digests that a deployment is about to refer to; `collect` leaves them alone.
@@ -55,12 +58,12 @@ pub(super) struct CodeStore {
 impl CodeStore {
     /// Opens the store, and clears what an earlier process left unfinished. The caller holds the lock on the data directory.
     pub fn open(data: &Path, limits: Limits) -> Result<CodeStore, Error> {
-        let [code, meta, tmp] = ["code", "code.meta", "tmp"].map(|name| data.join(name));
-        for (dir, mode) in [(&code, 0o755), (&meta, 0o700), (&tmp, 0o700)] {
+        let [code, meta, archives, tmp] = ["code", "code.meta", "archives", "tmp"].map(|name| data.join(name));
+        for (dir, mode) in [(&code, 0o755), (&meta, 0o700), (&archives, 0o700), (&tmp, 0o700)] {
             fs::DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(disk_error)?;
         }
         sync_dir(data).map_err(disk_error)?;
-        let store = CodeStore { code, meta, tmp, limits, pins: Mutex::default(), verdicts: Mutex::default() };
+        let store = CodeStore { code, meta, archives, tmp, limits, pins: Mutex::default(), verdicts: Mutex::default() };
         store.clear_unfinished()?;
         Ok(store)
     }
@@ -76,7 +79,7 @@ impl CodeStore {
     }
 
     /// Unpacks an archive, or finds that it is here already. Nothing is visible before `commit`.
-    pub fn stage(&self, archive: &Path) -> Result<Staged<'_>, Error> {
+    pub fn stage(&self, archive: &Path, wrapping: Wrapping) -> Result<Staged<'_>, Error> {
         let mut file = File::open(archive).map_err(|e| not_a_zip("the upload cannot be read").caused_by(e))?;
         let about = file.metadata().map_err(disk_error)?;
         if !about.is_file() {
@@ -87,18 +90,34 @@ impl CodeStore {
             return Err(Error::new(ErrorKind::TooLarge, format!("Zipped size must be smaller than {most} bytes")));
         }
         let (hash, size) = hash_of(&mut file).map_err(disk_error)?;
-        let digest = CodeDigest::from_bytes(&hash);
+        let sha256 = CodeDigest::from_bytes(&hash);
+        let digest = match wrapping {
+            Wrapping::Keep if archive::wrapping(&file, &self.limits)?.is_some() => as_it_is(&sha256),
+            _ => sha256.clone(),
+        };
+        let archive = Some(archive.to_owned());
         let pin = self.pin(&digest);
         let present = self.code.join(digest.as_str()).symlink_metadata().is_ok();
         if present && self.verify(&digest).is_ok() {
             let manifest = self.manifest(&digest)?;
-            return Ok(Staged { store: self, digest, manifest, fresh: None, replaces: false, _pin: pin });
+            let (fresh, replaces) = (None, false);
+            return Ok(Staged { store: self, digest, sha256, manifest, archive, fresh, replaces, _pin: pin });
         }
         let (fresh, tree) = self.fresh()?;
-        let unpacked = archive::unpack(&file, &tree, &self.limits)?;
+        let unpacked = archive::unpack(&file, &tree, &self.limits, wrapping)?;
         let manifest =
             Manifest { format: FORMAT, archive_bytes: size, stripped: unpacked.stripped, nodes: unpacked.nodes };
-        Ok(Staged { store: self, digest, manifest, fresh: Some(fresh), replaces: present, _pin: pin })
+        let (fresh, replaces) = (Some(fresh), present);
+        Ok(Staged { store: self, digest, sha256, manifest, archive, fresh, replaces, _pin: pin })
+    }
+
+    /// The archive that this code was uploaded as, when it is here: code that an older server stored has none.
+    pub fn archive(&self, digest: &CodeDigest) -> Option<PathBuf> {
+        Some(self.archive_path(digest)).filter(|path| path.is_file())
+    }
+
+    fn archive_path(&self, digest: &CodeDigest) -> PathBuf {
+        self.archives.join(format!("{digest}.zip"))
     }
 
     /// The manifest of stored code.
@@ -115,7 +134,7 @@ impl CodeStore {
     }
 
     /// The tree of stored code.
-    pub fn tree(&self, digest: &CodeDigest) -> Result<Tree, Error> {
+    pub(in crate::registry) fn tree(&self, digest: &CodeDigest) -> Result<Tree, Error> {
         Tree::open(&self.code.join(digest.as_str())).map_err(|e| corrupt(digest, "it is missing").caused_by(e))
     }
 
@@ -146,20 +165,23 @@ impl CodeStore {
                     renamed => removed += usize::from(renamed.is_ok()),
                 }
                 lock(&self.verdicts).remove(&digest);
-                sync_dir(&self.code).and_then(|()| remove(&self.manifest_path(&digest))).map_err(disk_error)?;
+                sync_dir(&self.code)
+                    .and_then(|()| remove(&self.manifest_path(&digest)))
+                    .and_then(|()| remove(&self.archive_path(&digest)))
+                    .map_err(disk_error)?;
             }
             remove(&trash).map_err(disk_error)?;
         }
         Ok(removed)
     }
 
-    /// Every digest that has a tree or a manifest.
+    /// Every digest that has a tree, a manifest or an archive.
     fn stored(&self) -> Result<Vec<CodeDigest>, Error> {
         let mut found = Vec::new();
-        for dir in [&self.code, &self.meta] {
+        for dir in [&self.code, &self.meta, &self.archives] {
             for entry in fs::read_dir(dir).map_err(disk_error)? {
                 let name = entry.map_err(disk_error)?.file_name().to_string_lossy().into_owned();
-                found.extend(CodeDigest::try_from(name.trim_end_matches(".json").to_owned()));
+                found.extend(CodeDigest::try_from(name.trim_end_matches(".json").trim_end_matches(".zip").to_owned()));
             }
         }
         found.sort();
@@ -204,12 +226,16 @@ impl CodeStore {
 
 /// Code that is ready to be stored, or stored already. Dropped without `commit`, it leaves nothing behind.
 #[derive(Debug)]
-pub(super) struct Staged<'a> {
+pub(crate) struct Staged<'a> {
     store: &'a CodeStore,
     /// The address.
     pub digest: CodeDigest,
+    /// Of the archive. The address too, except for an archive that was unpacked with the folder around everything.
+    pub sha256: CodeDigest,
     /// What is in it.
     pub manifest: Manifest,
+    /// The upload; `None` for a tree that was not made of one.
+    archive: Option<PathBuf>,
     fresh: Option<Fresh>,
     /// The stored tree is damaged and this one takes its place.
     replaces: bool,
@@ -218,7 +244,7 @@ pub(super) struct Staged<'a> {
 
 impl<'a> Staged<'a> {
     /// The tree, wherever it is now.
-    pub fn tree(&self) -> Result<Tree, Error> {
+    pub(in crate::registry) fn tree(&self) -> Result<Tree, Error> {
         match &self.fresh {
             Some(fresh) => Tree::open(&fresh.path).map_err(disk_error),
             None => self.store.tree(&self.digest),
@@ -227,6 +253,7 @@ impl<'a> Staged<'a> {
 
     /// Stores the code. When this returns, it is on stable storage; until the answer is dropped, `collect` leaves it alone.
     pub fn commit(mut self) -> Result<Kept<'a>, Error> {
+        self.keep_archive()?;
         if let Some(fresh) = self.fresh.take() {
             let tree = Tree::open(&fresh.path).map_err(disk_error)?;
             tree.sync(self.synced().into_iter()).map_err(disk_error)?;
@@ -235,6 +262,22 @@ impl<'a> Staged<'a> {
             sync_dir(&self.store.code).map_err(disk_error)?;
         }
         Ok(Kept { _pin: self._pin })
+    }
+
+    /// Keeps the upload beside the code. On one file system it is a second name for the same bytes, elsewhere a copy.
+    fn keep_archive(&self) -> Result<(), Error> {
+        let Some(archive) = &self.archive else { return Ok(()) };
+        let place = self.store.archive_path(&self.digest);
+        if place.is_file() {
+            return Ok(());
+        }
+        let draft = Fresh { path: self.store.tmp.join(random_name()?) };
+        if fs::hard_link(archive, &draft.path).is_err() {
+            fs::copy(archive, &draft.path).map_err(disk_error)?;
+        }
+        File::open(&draft.path).and_then(|file| file.sync_all()).map_err(disk_error)?;
+        fs::rename(&draft.path, &place).map_err(disk_error)?;
+        sync_dir(&self.store.archives).map_err(disk_error)
     }
 
     fn synced(&self) -> Vec<&str> {
@@ -272,7 +315,7 @@ impl<'a> Staged<'a> {
 
 /// Stored code that is not referred to yet, kept from `collect`.
 #[derive(Debug)]
-pub(super) struct Kept<'a> {
+pub(crate) struct Kept<'a> {
     _pin: Pin<'a>,
 }
 
@@ -371,6 +414,11 @@ fn hash_of(file: &mut File) -> std::io::Result<([u8; 32], u64)> {
         hash.update(&buffer[..n]);
         size += n as u64;
     }
+}
+
+/// The address of an archive that was unpacked with the folder around everything, which is another tree than without it.
+fn as_it_is(sha256: &CodeDigest) -> CodeDigest {
+    CodeDigest::from_bytes(&Sha256::digest(format!("as it is {sha256}")).into())
 }
 
 fn corrupt(digest: &CodeDigest, what: &str) -> Error {

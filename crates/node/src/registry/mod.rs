@@ -2,18 +2,19 @@
 //!
 //! It never starts, stops or waits for an instance, and removes code only when `collect_garbage` is called.
 
-mod archive;
-mod code;
+pub(crate) mod archive;
+pub(crate) mod code;
 mod config;
 mod detect;
-mod store;
+pub(crate) mod store;
 mod tree;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,7 +25,10 @@ use rustix::fs::FlockOperation;
 use serde::Deserialize;
 use tokio::sync::broadcast;
 
+use crate::catalog::Shelf;
+use crate::catalog::types::Fields;
 use crate::runtime::RuntimeTable;
+use archive::Wrapping;
 use code::CodeStore;
 use store::{Count, Draft, Store, Stored};
 
@@ -90,6 +94,19 @@ pub struct Version {
     pub updated_ms: u64,
     /// Counters, shared by all versions of one function.
     pub stats: Arc<Stats>,
+    /// Its number when it was published; `None` is `$LATEST`.
+    pub number: Option<u64>,
+    /// The tree that its instances see at `/opt`: its layers, laid over each other.
+    pub opt: Option<CodeDigest>,
+    /// What only AWS's dialect says of it. `None`: nobody used that dialect for this function.
+    pub fields: Option<Arc<Fields>>,
+}
+
+impl Version {
+    /// The version as AWS names it: `$LATEST` or a number.
+    pub fn label(&self) -> String {
+        self.number.map_or_else(|| "$LATEST".to_owned(), |n| n.to_string())
+    }
 }
 
 /// Exact counters of one function; written to the store every second and at shutdown.
@@ -99,6 +116,8 @@ pub struct Stats {
     pub invocations: AtomicU64,
     /// When the last one was accepted, milliseconds since 1970; 0 = never.
     pub last_invoked_ms: AtomicU64,
+    /// Invocations that run or wait now, over all versions.
+    pub running: AtomicU32,
 }
 
 /// Uploads that are unpacked at once: each may fill a disk's queue and a core.
@@ -110,12 +129,16 @@ const BACKLOG: usize = 1024;
 /// What is deployed on this server.
 #[derive(Debug)]
 pub struct Registry {
-    store: Store,
-    code: CodeStore,
-    limits: Limits,
-    runtimes: Arc<RuntimeTable>,
+    pub(crate) store: Store,
+    pub(crate) code: CodeStore,
+    pub(crate) limits: Limits,
+    pub(crate) runtimes: Arc<RuntimeTable>,
     /// The current version of every function. Held for a map operation only, never over work.
     table: RwLock<HashMap<FunctionName, Arc<Version>>>,
+    /// The names in the table, in order. Changed with it.
+    order: RwLock<BTreeSet<FunctionName>>,
+    /// What the catalogue keeps besides.
+    pub(crate) shelf: Shelf,
     /// Versions that were replaced or deleted and may still be in somebody's hands.
     retired: Mutex<Vec<Weak<Version>>>,
     /// One lock per name that is being changed.
@@ -136,8 +159,14 @@ impl Registry {
         let code = CodeStore::open(data_dir, limits.clone())?;
         // Code without a store means that the store was lost: a new, empty one would make garbage of everything.
         let store = Store::open(&data_dir.join("registry.db"), code.is_empty()?)?;
-        let versions = store.load()?.into_iter().map(version_of);
+        let shelf = Shelf::read(store.documents()?)?;
+        let versions = store.load()?.into_iter().map(|stored| {
+            let (fields, opt) = shelf.fields_of(&stored.draft.config.name, stored.draft.created_ms);
+            version_of(stored, fields, opt)
+        });
         let table: HashMap<_, _> = versions.map(|v| (v.config.name.clone(), Arc::new(v))).collect();
+        shelf.adopt(&table);
+        let order = table.keys().cloned().collect();
         let flushed = table.values().map(|v| (v.config.name.clone(), v.stats.read())).collect();
         Ok(Arc::new(Registry {
             store,
@@ -145,6 +174,8 @@ impl Registry {
             limits,
             runtimes,
             table: RwLock::new(table),
+            order: RwLock::new(order),
+            shelf,
             retired: Mutex::default(),
             changing: Mutex::default(),
             unpacking: Arc::new(tokio::sync::Semaphore::new(UNPACKING)),
@@ -164,6 +195,14 @@ impl Registry {
         let mut all: Vec<_> = self.table.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         all.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         all
+    }
+
+    /// At most `limit` functions, by name, after this one. Memory only, and no more of it than the answer.
+    pub fn page(&self, after: Option<&FunctionName>, limit: usize) -> Vec<Arc<Version>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let order = self.order.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        order.range((from, Bound::Unbounded)).filter_map(|name| table.get(name).cloned()).take(limit).collect()
     }
 
     /// Deploys an archive as a new function or as a new version of one. When it returns, the version is durable and current;
@@ -193,9 +232,7 @@ impl Registry {
         let name = name.clone();
         self.change(name.clone(), move |this| {
             this.require(&name)?;
-            this.store.remove(&name)?;
-            this.publish(&name, None);
-            Ok(())
+            this.remove_now(&name)
         })
         .await
     }
@@ -253,12 +290,17 @@ impl Registry {
     /// Removes code that no function refers to, that is not in `in_use` (instances stand on it), and of which nobody holds a
     /// `Version`. Answers how many trees were removed. Blocks.
     pub fn collect_garbage(&self, in_use: &HashSet<CodeDigest>) -> Result<usize, Error> {
-        self.code.collect(|digest| in_use.contains(digest) || self.refers_to(digest))
+        // What is referred to now is left alone at once; only the rest is asked for one by one, while nothing can change.
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let known: HashSet<CodeDigest> =
+            table.values().flat_map(|v| [Some(v.code.clone()), v.opt.clone()]).flatten().collect();
+        drop(table);
+        self.code.collect(|digest| in_use.contains(digest) || known.contains(digest) || self.refers_to(digest))
     }
 
     fn deploy_now(&self, request: &DeployRequest) -> Result<Arc<Version>, Error> {
         let before = self.resolve(&request.name);
-        let staged = self.code.stage(&request.archive)?;
+        let staged = self.code.stage(&request.archive, Wrapping::Strip)?;
         let old = before.as_deref().map(|v| &v.config);
         let tree = staged.tree()?;
         let config = config::for_deploy(
@@ -272,7 +314,13 @@ impl Registry {
         config.validate(&self.limits)?;
         let (code, code_bytes) = (staged.digest.clone(), staged.manifest.archive_bytes);
         let kept = staged.commit()?;
-        let made = self.write(config, code, code_bytes, before.as_deref());
+        let mut change = Change::of(before.as_deref(), config);
+        change.code = code;
+        change.code_bytes = code_bytes;
+        if let Some(fields) = &mut change.fields {
+            fields.code_sha256 = None;
+        }
+        let made = self.write(change, before.as_deref());
         drop(kept); // not before the table refers to the code
         made
     }
@@ -286,26 +334,41 @@ impl Registry {
         if config == before.config {
             return Ok(before);
         }
-        self.write(config, before.code.clone(), before.code_bytes, Some(&before))
+        self.write(Change::of(Some(&before), config), Some(&before))
     }
 
-    /// Makes a version durable, then current.
-    fn write(
-        &self,
-        config: FunctionConfig,
-        code: CodeDigest,
-        code_bytes: u64,
-        before: Option<&Version>,
-    ) -> Result<Arc<Version>, Error> {
+    /// Removes a function and what the catalogue keeps of it.
+    pub(crate) fn remove_now(&self, name: &FunctionName) -> Result<(), Error> {
+        self.store.remove(name, &self.shelf.documents_of(name))?;
+        self.publish(name, None);
+        self.shelf.remove(name);
+        Ok(())
+    }
+
+    /// Makes a version durable, then current. What the catalogue keeps of the function goes into the same transaction.
+    pub(crate) fn write(&self, change: Change, before: Option<&Version>) -> Result<Arc<Version>, Error> {
+        let Change { config, code, code_bytes, fields, opt, entry } = change;
         let now = now_ms();
         let created_ms = before.map_or(now, |v| v.created_ms);
         let draft = Draft { config, code, code_bytes, created_ms, updated_ms: now.max(created_ms) };
-        let revision = self.store.put(&draft)?;
-        let mut version = version_of(Stored { draft, revision, invocations: 0, last_invoked_ms: 0 });
+        let (entry, documents) = match &fields {
+            Some(fields) => {
+                let entry = self.shelf.with_fields(entry, &draft, fields, opt.as_ref());
+                let documents = vec![crate::catalog::function_document(&draft.config.name, &entry.doc)?];
+                (Some(entry), documents)
+            }
+            None => (None, Vec::new()),
+        };
+        let revision = self.store.put(&draft, &documents)?;
+        let stored = Stored { draft, revision, invocations: 0, last_invoked_ms: 0 };
+        let mut version = version_of(stored, fields.map(Arc::new), opt);
         if let Some(before) = before {
             version.stats = Arc::clone(&before.stats);
         }
         let version = Arc::new(version);
+        if let Some(entry) = entry {
+            self.shelf.put(&version.config.name, entry);
+        }
         self.publish(&version.config.name, Some(Arc::clone(&version)));
         Ok(version)
     }
@@ -318,30 +381,40 @@ impl Registry {
             retired.retain(|v| v.strong_count() > 0);
             retired.push(Arc::downgrade(&old));
         }
+        let mut order = self.order.write().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         match version {
-            Some(version) => table.insert(name.clone(), version),
-            None => table.remove(name),
-        };
+            Some(version) => {
+                if table.insert(name.clone(), version).is_none() {
+                    order.insert(name.clone());
+                }
+            }
+            None => {
+                table.remove(name);
+                order.remove(name);
+            }
+        }
         drop(table);
+        drop(order);
         let _ = self.changes.send(name.clone()); // nobody may be listening
     }
 
     fn refers_to(&self, digest: &CodeDigest) -> bool {
-        let current = self.table.read().unwrap_or_else(PoisonError::into_inner).values().any(|v| v.code == *digest);
+        let stands_on = |v: &Version| v.code == *digest || v.opt.as_ref() == Some(digest);
+        let current = self.table.read().unwrap_or_else(PoisonError::into_inner).values().any(|v| stands_on(v));
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        current || retired.iter().filter_map(Weak::upgrade).any(|v| v.code == *digest)
+        current || retired.iter().filter_map(Weak::upgrade).any(|v| stands_on(&v)) || self.shelf.refers_to(digest)
     }
 
-    fn require(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {
+    pub(crate) fn require(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {
         self.resolve(name).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no function is named '{name}'")))
     }
 
     /// Runs a change of one function off the async threads, after earlier changes of the same function.
-    async fn change<T: Send + 'static>(
+    pub(crate) async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         name: FunctionName,
-        work: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&Arc<Registry>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let turn = self.turn_of(name).lock_owned().await;
         self.blocking(move |this| {
@@ -362,9 +435,9 @@ impl Registry {
         turn
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&Arc<Registry>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let this = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || work(&this)).await;
@@ -378,9 +451,43 @@ impl Stats {
     }
 }
 
-fn version_of(stored: Stored) -> Version {
+/// What a change makes of a function.
+pub(crate) struct Change {
+    /// Its configuration.
+    pub config: FunctionConfig,
+    /// Its code.
+    pub code: CodeDigest,
+    /// Bytes of its archive.
+    pub code_bytes: u64,
+    /// What AWS's dialect says of it, if anything.
+    pub fields: Option<Fields>,
+    /// Its merged layers.
+    pub opt: Option<CodeDigest>,
+    /// What the catalogue keeps of it, when that changes too.
+    pub entry: Option<crate::catalog::types::Entry>,
+}
+
+impl Change {
+    /// A change of the configuration alone. Code and the rest are those of the version before, or empty.
+    pub fn of(before: Option<&Version>, config: FunctionConfig) -> Change {
+        Change {
+            config,
+            code: before.map_or_else(|| CodeDigest::from_bytes(&[0; 32]), |v| v.code.clone()),
+            code_bytes: before.map_or(0, |v| v.code_bytes),
+            fields: before.and_then(|v| v.fields.as_deref().cloned()),
+            opt: before.and_then(|v| v.opt.clone()),
+            entry: None,
+        }
+    }
+}
+
+fn version_of(stored: Stored, fields: Option<Arc<Fields>>, opt: Option<CodeDigest>) -> Version {
     let Stored { draft, revision, invocations, last_invoked_ms } = stored;
-    let stats = Stats { invocations: AtomicU64::new(invocations), last_invoked_ms: AtomicU64::new(last_invoked_ms) };
+    let stats = Stats {
+        invocations: AtomicU64::new(invocations),
+        last_invoked_ms: AtomicU64::new(last_invoked_ms),
+        running: AtomicU32::new(0),
+    };
     Version {
         config: draft.config,
         revision,
@@ -389,6 +496,9 @@ fn version_of(stored: Stored) -> Version {
         created_ms: draft.created_ms,
         updated_ms: draft.updated_ms,
         stats: Arc::new(stats),
+        number: None,
+        opt,
+        fields,
     }
 }
 
@@ -404,13 +514,13 @@ fn lock_directory(data_dir: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The disk's fault, in words that are about the data directory.
-fn disk_error(e: impl Into<std::io::Error>) -> Error {
+pub(crate) fn disk_error(e: impl Into<std::io::Error>) -> Error {
     let e = e.into();
     let message = match e.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {

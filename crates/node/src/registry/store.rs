@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::archive::hex;
 
 /// Changes whenever the tables do. A store with a higher number was written by a newer server.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE schema (version INTEGER NOT NULL) STRICT;
@@ -38,9 +38,36 @@ const TABLES: &str = "
     INSERT INTO counters VALUES ('next_revision', 1);
 ";
 
+/// What format 2 added: documents of the catalogue, each with its checksum.
+const DOCUMENTS: &str = "
+    CREATE TABLE documents (
+        kind TEXT NOT NULL,
+        key TEXT NOT NULL,
+        doc TEXT NOT NULL,
+        checksum TEXT NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// One document to write; without a text it is removed.
+#[derive(Debug, Clone)]
+pub(crate) struct Document {
+    pub kind: &'static str,
+    pub key: String,
+    pub text: Option<String>,
+}
+
+/// One document as it was stored.
+#[derive(Debug)]
+pub(crate) struct StoredDocument {
+    pub kind: String,
+    pub key: String,
+    pub text: String,
+}
+
 /// What one change writes; the store adds the revision.
 #[derive(Debug, Clone)]
-pub(super) struct Draft {
+pub(crate) struct Draft {
     pub config: FunctionConfig,
     pub code: CodeDigest,
     pub code_bytes: u64,
@@ -50,7 +77,7 @@ pub(super) struct Draft {
 
 /// One stored function.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     pub draft: Draft,
     pub revision: u64,
     pub invocations: u64,
@@ -59,7 +86,7 @@ pub(super) struct Stored {
 
 /// The counters of one function, to be written. `created_ms` tells it from a later function of the same name.
 #[derive(Debug)]
-pub(super) struct Count<'a> {
+pub(crate) struct Count<'a> {
     pub name: &'a FunctionName,
     pub created_ms: u64,
     pub invocations: u64,
@@ -68,7 +95,7 @@ pub(super) struct Count<'a> {
 
 /// The store.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     connection: Mutex<Connection>,
     /// A write or sync failed. What the kernel then has in memory is not what the disk has, so nothing more is acknowledged.
     broken: AtomicBool,
@@ -102,8 +129,33 @@ impl Store {
         Ok(functions)
     }
 
-    /// Writes a function, new or changed, and answers its revision, which no other change ever had.
-    pub fn put(&self, draft: &Draft) -> Result<u64, Error> {
+    /// Every document.
+    pub fn documents(&self) -> Result<Vec<StoredDocument>, Error> {
+        let connection = self.lock();
+        let mut query =
+            connection.prepare("SELECT kind, key, doc, checksum FROM documents ORDER BY kind, key").map_err(failed)?;
+        let mut rows = query.query([]).map_err(failed)?;
+        let mut documents = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let text = |at: usize| row.get::<_, String>(at).map_err(failed);
+            let document = StoredDocument { kind: text(0)?, key: text(1)?, text: text(2)? };
+            if text(3)? != document_checksum(&document.kind, &document.key, &document.text) {
+                let which = format!("the document '{}' does not match its checksum", document.key.escape_debug());
+                return Err(damaged(&which));
+            }
+            documents.push(document);
+        }
+        Ok(documents)
+    }
+
+    /// Writes documents, all or none.
+    pub fn write(&self, documents: &[Document]) -> Result<(), Error> {
+        self.change(|tx| write_documents(tx, documents))
+    }
+
+    /// Writes a function, new or changed, with documents that belong to the change, and answers its revision, which no other
+    /// change ever had.
+    pub fn put(&self, draft: &Draft, documents: &[Document]) -> Result<u64, Error> {
         let config = serde_json::to_string(&draft.config)
             .map_err(|e| Error::new(ErrorKind::Internal, "the configuration cannot be written").caused_by(e))?;
         self.change(|tx| {
@@ -119,13 +171,24 @@ impl Store {
                     ":checksum": checksum(draft, revision, &config),
                 },
             )?;
+            write_documents(tx, documents)?;
             Ok(revision)
         })
     }
 
-    /// Removes a function. Its name is free again; its revisions are not.
-    pub fn remove(&self, name: &FunctionName) -> Result<(), Error> {
-        self.change(|tx| tx.execute("DELETE FROM functions WHERE name = ?1", [name.as_str()]).map(|_| ()))
+    /// Writes a row as `put` does, without waiting for the disk: for tests that need many.
+    #[cfg(test)]
+    pub fn put_unsynced(&self, draft: &Draft, documents: &[Document]) {
+        self.lock().execute_batch("PRAGMA synchronous = OFF").unwrap();
+        self.put(draft, documents).unwrap();
+    }
+
+    /// Removes a function, with these documents. Its name is free again; its revisions are not.
+    pub fn remove(&self, name: &FunctionName, documents: &[Document]) -> Result<(), Error> {
+        self.change(|tx| {
+            tx.execute("DELETE FROM functions WHERE name = ?1", [name.as_str()])?;
+            write_documents(tx, documents)
+        })
     }
 
     /// Writes counters, all or none.
@@ -166,6 +229,26 @@ impl Store {
     }
 }
 
+fn write_documents(tx: &Transaction, documents: &[Document]) -> rusqlite::Result<()> {
+    for document in documents {
+        match &document.text {
+            None => tx.execute("DELETE FROM documents WHERE kind = ?1 AND key = ?2", (document.kind, &document.key))?,
+            Some(text) => tx.execute(
+                "INSERT INTO documents VALUES (?1, ?2, ?3, ?4) ON CONFLICT (kind, key) DO UPDATE SET doc = ?3, checksum = ?4",
+                (document.kind, &document.key, text, document_checksum(document.kind, &document.key, text)),
+            )?,
+        };
+    }
+    Ok(())
+}
+
+fn document_checksum(kind: &str, key: &str, text: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{} {} {kind} {key} ", kind.len(), key.len()));
+    hash.update(text);
+    hex(&hash.finalize())
+}
+
 /// Sets what durability depends on, and reads it back: a file system that cannot do it must not be trusted with data.
 fn set_up(connection: &Connection) -> Result<(), Error> {
     connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
@@ -183,7 +266,7 @@ fn set_up(connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the tables of a new store, and refuses a newer one.
+/// Makes the tables of a new store, adds those that an older one lacks, and refuses a newer one.
 fn migrate(connection: &mut Connection, may_create: bool) -> Result<(), Error> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0)).map_err(failed)?;
@@ -194,6 +277,7 @@ fn migrate(connection: &mut Connection, may_create: bool) -> Result<(), Error> {
     }
     if tables == 0 {
         tx.execute_batch(TABLES).map_err(failed)?;
+        tx.execute_batch(DOCUMENTS).map_err(failed)?;
         tx.execute("INSERT INTO schema VALUES (?1)", [SCHEMA]).map_err(failed)?;
         tx.commit().map_err(failed)?;
         return Ok(());
@@ -201,6 +285,11 @@ fn migrate(connection: &mut Connection, may_create: bool) -> Result<(), Error> {
     let version = tx.query_row("SELECT version FROM schema", [], |r| r.get::<_, i64>(0)).optional().map_err(failed)?;
     match version {
         Some(SCHEMA) => Ok(()),
+        Some(1) => {
+            tx.execute_batch(DOCUMENTS).map_err(failed)?;
+            tx.execute("UPDATE schema SET version = ?1", [SCHEMA]).map_err(failed)?;
+            tx.commit().map_err(failed)
+        }
         Some(newer) if newer > SCHEMA => Err(Error::new(
             ErrorKind::Store,
             format!(
@@ -297,10 +386,46 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.db");
         drop(Store::open(&path, true).unwrap());
-        Connection::open(&path).unwrap().execute("UPDATE schema SET version = 2", []).unwrap();
+        Connection::open(&path).unwrap().execute("UPDATE schema SET version = 3", []).unwrap();
         let error = Store::open(&path, true).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Store);
         assert!(error.message.contains("newer Offshoot"), "{error}");
+    }
+
+    #[test]
+    fn a_store_of_format_1_gains_its_documents_and_keeps_its_functions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(TABLES).unwrap();
+        old.execute("INSERT INTO schema VALUES (1)", []).unwrap();
+        old.execute("UPDATE counters SET value = 8", []).unwrap();
+        drop(old);
+        let store = Store::open(&path, false).unwrap();
+        assert!(store.documents().unwrap().is_empty());
+        let document =
+            |text: Option<&str>| Document { kind: "function", key: "f".into(), text: text.map(str::to_owned) };
+        store.write(&[document(Some("{}"))]).unwrap();
+        store.write(&[document(Some("{\"a\":1}"))]).unwrap();
+        drop(store);
+        let store = Store::open(&path, false).unwrap();
+        assert_eq!(store.documents().unwrap()[0].text, "{\"a\":1}");
+        let next: i64 = store.lock().query_row("SELECT value FROM counters", [], |r| r.get(0)).unwrap();
+        assert_eq!(next, 8);
+        store.write(&[document(None)]).unwrap();
+        assert!(store.documents().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_document_that_was_changed_by_hand_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.db");
+        let store = Store::open(&path, true).unwrap();
+        store.write(&[Document { kind: "function", key: "f".into(), text: Some("{}".into()) }]).unwrap();
+        drop(store);
+        Connection::open(&path).unwrap().execute("UPDATE documents SET doc = '[]'", []).unwrap();
+        let error = Store::open(&path, true).unwrap().documents().unwrap_err();
+        assert!(error.source.unwrap().contains("checksum"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use offshoot_model::{Error, Limits};
 
 use super::structure::{Entry, Kind};
-use super::{bad, shown};
+use super::{Wrapping, bad, shown};
 use crate::registry::detect;
 
 const MAX_SEGMENT: usize = 255;
@@ -33,7 +33,7 @@ pub(super) struct Plan {
 }
 
 /// Judges all names together and orders them.
-pub(super) fn plan(entries: &[Entry], limits: &Limits) -> Result<Plan, Error> {
+pub(super) fn plan(entries: &[Entry], limits: &Limits, wrapping: Wrapping) -> Result<Plan, Error> {
     let mut nodes = Nodes { by_path: HashMap::new(), by_fold: HashMap::new(), most: limits.archive_entries };
     for (i, entry) in entries.iter().enumerate() {
         let path = check_name(&entry.name)?;
@@ -45,7 +45,7 @@ pub(super) fn plan(entries: &[Entry], limits: &Limits) -> Result<Plan, Error> {
     if steps.iter().all(|s| s.kind == Kind::Dir) {
         return Err(bad("the archive has no files"));
     }
-    let stripped = folder_to_strip(&steps);
+    let stripped = if wrapping == Wrapping::Strip { folder_to_strip(&steps) } else { None };
     if let Some(folder) = &stripped {
         let prefix = format!("{folder}/");
         steps = steps

@@ -127,7 +127,7 @@ impl Stand {
         let path = self.dir.path().join("a.zip");
         std::fs::write(&path, bytes).unwrap();
         let tree = Tree::create(&self.dir.path().join("tree")).unwrap();
-        let done = unpack(&File::open(&path).unwrap(), &tree, limits);
+        let done = unpack(&File::open(&path).unwrap(), &tree, limits, Wrapping::Strip);
         assert_eq!(std::fs::read_to_string(self.dir.path().join("sentinel")).unwrap(), "untouched");
         assert_eq!(std::fs::read_dir(self.dir.path()).unwrap().count(), 4, "something was made beside the tree");
         assert_eq!(std::fs::read_dir(self.dir.path().join("tree-evil")).unwrap().count(), 0);

@@ -1,0 +1,292 @@
+//! Names in AWS's dialect: the forms in which a function can be named, qualifiers, and the ARNs of other resources. Pure.
+
+use offshoot_model::{FunctionName, Place};
+
+use super::error::AwsError;
+
+/// The constraint on a function's name where a version may be named with it.
+const NAME_PATTERN: &str = r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?";
+/// The constraint where it may not have a dot.
+const PLAIN_NAME_PATTERN: &str = r"(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?";
+const QUALIFIER_PATTERN: &str = r"\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+";
+const ALIAS_PATTERN: &str = "(?!^[0-9]+$)([a-zA-Z0-9-_]+)";
+/// Longest qualifier.
+const MAX_QUALIFIER: usize = 128;
+
+/// A function as a caller named it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named<'a> {
+    region: Option<&'a str>,
+    account: Option<&'a str>,
+    name: &'a str,
+    qualifier: Option<&'a str>,
+}
+
+/// Takes the parts of a name apart; `None` when it has no form of a name.
+fn take_apart(text: &str) -> Option<Named<'_>> {
+    let mut rest = text;
+    if let Some(arn) = text.strip_prefix("arn:") {
+        let (partition, after) = arn.split_once(':')?;
+        let plain = |b: u8| b.is_ascii_alphabetic() || b == b'-';
+        if !partition.starts_with("aws") || !partition.bytes().all(plain) {
+            return None;
+        }
+        rest = after.strip_prefix("lambda:")?;
+    }
+    let mut part = |is: fn(&str) -> bool| {
+        let (head, tail) = rest.split_once(':').filter(|(head, _)| is(head))?;
+        rest = tail;
+        Some(head)
+    };
+    let region = part(is_region);
+    let account = part(is_account);
+    part(|head| head == "function");
+    let (name, qualifier) = match rest.split_once(':') {
+        Some((name, qualifier)) => (name, Some(qualifier)),
+        None => (rest, None),
+    };
+    let word = |w: &str, more: &[u8]| {
+        !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b) || more.contains(&b))
+    };
+    let qualified = qualifier.is_none_or(|q| matches!(q, "$LATEST" | "$LATEST.PUBLISHED") || word(q, b""));
+    (word(name, b".") && qualified).then_some(Named { region, account, name, qualifier })
+}
+
+/// `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`.
+pub(super) fn is_region(text: &str) -> bool {
+    let text = text.strip_prefix("eusc-").unwrap_or(text);
+    let parts: Vec<&str> = text.split('-').collect();
+    let lower = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase());
+    let plain = |country: &str, place: &str, number: &str| {
+        country.len() == 2
+            && lower(country)
+            && lower(place)
+            && number.len() == 1
+            && number.bytes().all(|b| b.is_ascii_digit())
+    };
+    match parts[..] {
+        [country, place, number] => plain(country, place, number),
+        [country, gov, place, number] => {
+            (gov == "gov" || (gov.starts_with("iso") && gov.len() <= 4)) && plain(country, place, number)
+        }
+        _ => false,
+    }
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The function and the version that a request names, in the path and in its query.
+pub(super) fn function(
+    text: &str,
+    qualifier: Option<&str>,
+    here: &Place,
+) -> Result<(FunctionName, Option<String>), AwsError> {
+    let pattern = format!("Member must satisfy regular expression pattern: {NAME_PATTERN}");
+    let named = take_apart(text);
+    let long = qualifier.filter(|q| q.len() > MAX_QUALIFIER);
+    let odd =
+        qualifier.filter(|q| q.is_empty() || !q.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_$".contains(&b)));
+    let odd = odd.filter(|q| *q != "$LATEST.PUBLISHED");
+    let mut broken = Vec::new();
+    let longest = format!("Member must have length less than or equal to {MAX_QUALIFIER}");
+    let shape = format!("Member must satisfy regular expression pattern: {QUALIFIER_PATTERN}");
+    broken.extend(long.map(|q| (q, "qualifier", longest.as_str())));
+    broken.extend(odd.map(|q| (q, "qualifier", shape.as_str())));
+    if named.is_none() {
+        broken.push((text, "functionName", pattern.as_str()));
+    }
+    let (Some(named), true) = (named, broken.is_empty()) else { return Err(AwsError::constraints(&broken)) };
+    if let (Some(a), Some(b)) = (named.qualifier, qualifier)
+        && a != b
+    {
+        let message = "The derived qualifier from the function name does not match the specified qualifier.";
+        return Err(AwsError::invalid(message));
+    }
+    check_place(&named, here)?;
+    let qualifier = qualifier.or(named.qualifier).map(str::to_owned);
+    let name = FunctionName::parse(named.name).map_err(|_| {
+        let arn = here.function(named.name, qualifier.as_deref());
+        AwsError::not_found(format!("Function not found: {arn}"))
+    })?;
+    Ok((name, qualifier))
+}
+
+fn check_place(named: &Named<'_>, here: &Place) -> Result<(), AwsError> {
+    if let Some(region) = named.region.filter(|r| *r != here.region) {
+        let message = format!("Functions from '{region}' are not reachable in this region ('{}')", here.region);
+        return Err(AwsError::not_found(message));
+    }
+    match named.account {
+        Some(account) if account != here.account => Err(AwsError::foreign()),
+        _ => Ok(()),
+    }
+}
+
+/// The name of a function that is to be made. An ARN will do; a version will not.
+pub(super) fn new_function(text: &str, here: &Place) -> Result<FunctionName, AwsError> {
+    let longest = "Member must have length less than or equal to 140";
+    let pattern = format!("Member must satisfy regular expression pattern: {PLAIN_NAME_PATTERN}");
+    let named = take_apart(text).filter(|n| !n.name.contains('.') && n.qualifier != Some("$LATEST.PUBLISHED"));
+    let mut broken = Vec::new();
+    if text.len() > 140 {
+        broken.push((text, "functionName", longest));
+    }
+    if named.is_none() {
+        broken.push((text, "functionName", pattern.as_str()));
+    }
+    let (Some(named), true) = (named, broken.is_empty()) else { return Err(AwsError::constraints(&broken)) };
+    check_place(&named, here)?;
+    FunctionName::parse(named.name).map_err(|_| {
+        let shown = named.name;
+        AwsError::invalid(format!(
+            "1 validation error detected: Value '{shown}' at 'functionName' failed to satisfy constraint: Member must have length less than or equal to 64"
+        ))
+    })
+}
+
+/// The name of an alias: not a number.
+pub(super) fn alias(text: &str) -> Result<String, AwsError> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if plain && !text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= MAX_QUALIFIER {
+        return Ok(text.to_owned());
+    }
+    let pattern = format!("Member must satisfy regular expression pattern: {ALIAS_PATTERN}");
+    Err(AwsError::constraint(text, "name", &pattern))
+}
+
+/// The name of a layer, or its ARN without a version.
+pub(super) fn layer(text: &str, here: &Place) -> Result<String, AwsError> {
+    let pattern = "Member must satisfy regular expression pattern: (arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+";
+    let parts: Vec<&str> = text.split(':').collect();
+    let name = match parts[..] {
+        [name] => name,
+        ["arn", _, "lambda", region, account, "layer", name] => {
+            if account != here.account || region != here.region {
+                return Err(AwsError::foreign());
+            }
+            name
+        }
+        _ => return Err(AwsError::constraint(text, "layerName", pattern)),
+    };
+    let plain = !name.is_empty() && name.len() <= 140;
+    if plain && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        return Ok(name.to_owned());
+    }
+    Err(AwsError::constraint(text, "layerName", pattern))
+}
+
+/// What a tag or a policy is attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Resource {
+    /// A function, perhaps a version of it.
+    Function(FunctionName, Option<String>),
+    /// An event source mapping.
+    Mapping(String),
+}
+
+/// A resource by its ARN.
+pub(super) fn resource(arn: &str, here: &Place) -> Result<Resource, AwsError> {
+    const PATTERN: &str = r"Member must satisfy regular expression pattern: arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})";
+    let odd = || AwsError::constraint(arn, "resource", PATTERN);
+    let parts: Vec<&str> = arn.split(':').collect();
+    match parts[..] {
+        ["arn", partition, "lambda", region, account, kind, ..]
+            if partition.starts_with("aws") && is_region(region) && is_account(account) =>
+        {
+            match kind {
+                "function" => {
+                    let (name, qualifier) = function(arn, None, here)?;
+                    Ok(Resource::Function(name, qualifier))
+                }
+                "event-source-mapping" if parts.len() == 7 && is_uuid(parts[6]) => {
+                    Ok(Resource::Mapping(parts[6].to_owned()))
+                }
+                _ => Err(odd()),
+            }
+        }
+        _ => Err(odd()),
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    let sizes: Vec<usize> = text.split('-').map(str::len).collect();
+    sizes == [8, 4, 4, 4, 12] && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> Place {
+        Place::default()
+    }
+    fn named(text: &str, qualifier: Option<&str>) -> Result<(String, Option<String>), AwsError> {
+        function(text, qualifier, &here()).map(|(n, q)| (n.to_string(), q))
+    }
+    fn refusal(result: Result<(String, Option<String>), AwsError>) -> String {
+        format!("{:?}", result.unwrap_err())
+    }
+
+    #[test]
+    fn all_forms_name_the_same_function() {
+        let arn = "arn:aws:lambda:us-east-1:000000000000:function:f";
+        for text in ["f", "function:f", "000000000000:function:f", arn] {
+            assert_eq!(named(text, None).unwrap(), ("f".into(), None), "{text}");
+            let qualified = format!("{text}:live");
+            assert_eq!(named(&qualified, None).unwrap(), ("f".into(), Some("live".into())), "{text}");
+            assert_eq!(named(&qualified, Some("live")).unwrap().1.as_deref(), Some("live"));
+        }
+        assert_eq!(named("f", Some("$LATEST")).unwrap().1.as_deref(), Some("$LATEST"));
+        assert_eq!(new_function(arn, &here()).unwrap().as_str(), "f");
+    }
+
+    #[test]
+    fn recorded_refusals() {
+        assert!(refusal(named("f:1", Some("2"))).contains("derived qualifier"));
+        for bad in [
+            "*",
+            "my-function!",
+            "invalid-account:function:my-function",
+            "arn:aws:lambda:invalid-region:111111111111:function:my-function",
+            "arn:aws:ec2:us-east-1:111111111111:instance:i-1",
+            "arn:aws:lambda:us-east-1:000000000000:function:f:1:2",
+            "function:f:$LATEST:extra",
+            "arn:aws:lambda::000000000000:function:f",
+            "arn:aws:lambda:us-east-1::function:f",
+            "f:$LATES",
+            "",
+        ] {
+            let said = refusal(named(bad, None));
+            assert!(said.contains("ValidationException") && said.contains("'functionName'"), "{bad}: {said}");
+        }
+        assert!(refusal(named("f", Some("invalid!"))).contains("'qualifier'"));
+        assert!(refusal(named("f", Some(&"a".repeat(129)))).contains("less than or equal to 128"));
+        assert!(refusal(named(&"a".repeat(65), None)).contains("Function not found"));
+        let far = refusal(named("arn:aws:lambda:ap-southeast-1:000000000000:function:f", None));
+        assert!(far.contains("Functions from 'ap-southeast-1' are not reachable in this region ('us-east-1')"));
+        assert!(refusal(named("111111111111:function:f", None)).contains("AccessDenied"));
+        assert!(format!("{:?}", new_function(&"a".repeat(65), &here())).contains("equal to 64"));
+        assert!(format!("{:?}", new_function("f:$latest", &here())).contains("ValidationException"));
+    }
+
+    #[test]
+    fn aliases_are_not_numbers() {
+        assert!(alias("live-1_2").is_ok());
+        for bad in ["", "2024", "a b", "a:b", "$LATEST"] {
+            assert!(alias(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn regions() {
+        for good in ["us-east-1", "eu-central-2", "us-gov-west-1", "us-iso-east-1", "us-isob-east-1", "eusc-de-east-1"]
+        {
+            assert!(is_region(good), "{good}");
+        }
+        for bad in ["", "us", "invalid-region", "us-east-12", "US-EAST-1", "us-x-east-1"] {
+            assert!(!is_region(bad), "{bad}");
+        }
+    }
+}
