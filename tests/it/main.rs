@@ -10,6 +10,7 @@ mod chaos;
 mod cli;
 mod conventions;
 mod crash;
+mod custom_runtimes;
 mod examples;
 mod failures;
 mod glambdar;

@@ -131,6 +131,7 @@ fn a_box() -> BoxSpec {
         hostname: "sandbox".into(),
         network: Network::None,
         code: Some("mine".into()),
+        opt: None,
         tmp_bytes: 16 << 20,
         tmp_inodes: 500,
         nofile: 1024,
@@ -356,6 +357,7 @@ fn spawn(argv: &[&str], root: RootSpec, sandbox: Option<BoxSpec>) -> Request {
         id: 0,
         argv: argv.iter().map(|s| (*s).to_owned()).collect(),
         env,
+        init: false,
         root,
         sandbox: sandbox.map(|b| BoxSpec { nested: false, ..b }),
     }
@@ -367,6 +369,7 @@ fn clone(sandbox: BoxSpec) -> Request {
         id: 0,
         argv: Vec::new(),
         env: Vec::new(),
+        init: false,
         root: RootSpec::default(),
         sandbox: Some(sandbox),
     }

@@ -239,7 +239,9 @@ impl Node {
     }
 
     fn collect(self: &Arc<Self>) {
-        let in_use = self.shared.living_pools().iter().map(|p| p.version.code.clone()).collect();
+        let pools = self.shared.living_pools();
+        let shown = |v: &Arc<Version>| [Some(v.code.clone()), v.opt.clone()];
+        let in_use = pools.iter().flat_map(|p| shown(&p.version)).flatten().collect();
         let registry = self.shared.registry.clone();
         tokio::task::spawn_blocking(move || match registry.collect_garbage(&in_use) {
             Ok(0) => {}

@@ -99,6 +99,7 @@ impl Node {
             config,
             revision: functions.get(&name).map_or(1, |v| v.revision + 1),
             code: CodeDigest::from_bytes(&[7; 32]),
+            opt: None,
             code_bytes: size,
             created_ms: 0,
             updated_ms: 1_000,

@@ -5,6 +5,7 @@
 
 pub mod instance;
 pub mod policy;
+mod served;
 mod start;
 pub mod tap;
 
@@ -69,6 +70,8 @@ pub struct Shared {
     pub memory_used: AtomicU64,
     /// Processors of this machine.
     pub cores: u32,
+    /// The server has no privilege of its own.
+    pub rootless: bool,
     ids: AtomicU64,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
@@ -91,6 +94,7 @@ impl Shared {
             0 => machine_memory() / 4 * 3,
             mib => u64::from(mib) << 20,
         };
+        let rootless = driver.rootless();
         Arc::new(Shared {
             driver,
             templates,
@@ -105,6 +109,7 @@ impl Shared {
             run_permits: Arc::new(Semaphore::new(limits.concurrency as usize)),
             memory_used: AtomicU64::new(0),
             cores: cores as u32,
+            rootless,
             ids: AtomicU64::new(1),
             pools: Mutex::default(),
             limits,
@@ -441,7 +446,7 @@ impl Pool {
             let idle: Vec<u64> = inner.all.iter().filter(|(_, e)| e.active == 0).map(|(id, _)| *id).collect();
             idle.into_iter().filter_map(|id| inner.all.remove(&id)).collect::<Vec<_>>()
         };
-        ended.iter().for_each(|entry| entry.instance.kill());
+        ended.iter().for_each(|entry| entry.instance.process.retire());
     }
 
     fn view(&self, inner: &Inner) -> PoolView {
@@ -617,7 +622,7 @@ impl Pool {
                 }
             }
         }
-        ended.iter().for_each(|entry| entry.instance.kill());
+        ended.iter().for_each(|entry| entry.instance.process.retire());
     }
 
     /// Takes the peak of the last period into the prediction and starts what it wants, when there is room.
@@ -650,7 +655,7 @@ impl Pool {
             inner.all.remove(&id)
         };
         if let Some(entry) = ended {
-            entry.instance.kill();
+            entry.instance.process.retire();
         }
     }
 

@@ -29,6 +29,8 @@ const HOLD: Duration = Duration::from_millis(100);
 const PIDS: u32 = 512;
 /// Open files of one instance (AWS Lambda's limit).
 const NOFILE: u64 = 1024;
+/// How much longer than its initialisation may take an environment has to say that it did.
+const SERVED_GRACE: Duration = Duration::from_secs(1);
 /// How long a function that could not be made a template is started the ordinary way before that is tried again.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
 
@@ -74,7 +76,7 @@ struct FunctionPart<'a> {
 }
 
 /// A worker that has said `ready`, with what it took.
-struct Loaded {
+pub(super) struct Loaded {
     sandbox: Sandbox,
     birth: Birth,
     tap: Arc<LogTap>,
@@ -91,7 +93,9 @@ impl Pool {
         }
         self.shared.runtimes.ready().await;
         let began = Instant::now();
-        self.shared.registry.verify_code(&self.version.code).await.map_err(Refusal::Platform)?;
+        for tree in std::iter::once(&self.version.code).chain(&self.version.opt) {
+            self.shared.registry.verify_code(tree).await.map_err(Refusal::Platform)?;
+        }
         let mut starting = std::pin::pin!(self.start_somehow());
         let loaded = match tokio::time::timeout(HOLD, &mut starting).await {
             Ok(done) => done,
@@ -141,6 +145,9 @@ impl Pool {
             }
         }
         let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual;
+        if self.is_served() {
+            return self.start_served(&installed).await;
+        }
         if let Ok(template) = self.shared.templates.get(&installed).await {
             match self.clone_box(&template, false).await {
                 Ok((sandbox, start)) => {
@@ -237,10 +244,11 @@ impl Pool {
         template.map(Arc::new).ok_or_else(|| failed("this worker cannot be made a template".into()))
     }
 
-    fn request(&self, snapshot: bool) -> BoxRequest {
+    pub(super) fn request(&self, snapshot: bool) -> BoxRequest {
         let config = &self.version.config;
         BoxRequest {
             code: self.version.code.as_str().to_owned(),
+            opt: self.version.opt.as_ref().map(|opt| opt.as_str().to_owned()),
             memory: config.memory.bytes(),
             pids: PIDS,
             nofile: NOFILE,
@@ -251,7 +259,7 @@ impl Pool {
     }
 
     /// Tells the worker what to load, and waits until it has.
-    async fn load(
+    pub(super) async fn load(
         self: &Arc<Self>,
         mut sandbox: Sandbox,
         kind: StartKind,
@@ -259,7 +267,9 @@ impl Pool {
         snapshot: bool,
     ) -> Result<Loaded, Refusal> {
         let began = Instant::now();
-        let limit = Duration::from_millis(self.shared.limits.init_ms);
+        // A program of the function's own that takes longer is said to be ready, and its first call waits for it (AWS).
+        let more = if self.is_served() { SERVED_GRACE } else { Duration::ZERO };
+        let limit = Duration::from_millis(self.shared.limits.init_ms) + more;
         let runtime = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual.name;
         let Some((stdout, stderr)) = sandbox.logs.take() else {
             return Err(Refusal::Platform(Error::new(ErrorKind::Internal, "a box without log pipes")));
@@ -444,7 +454,7 @@ fn text(body: Bytes) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 
-fn refused(error: SandboxError) -> Refusal {
+pub(super) fn refused(error: SandboxError) -> Refusal {
     let kind = match &error {
         SandboxError::NoRoom(_) => ErrorKind::NoCapacity,
         _ => ErrorKind::StartFailed,

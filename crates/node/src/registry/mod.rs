@@ -82,6 +82,8 @@ pub struct Version {
     pub revision: u64,
     /// Its code.
     pub code: CodeDigest,
+    /// What its boxes show as `/opt`: its layers, as one tree of the code store.
+    pub opt: Option<CodeDigest>,
     /// Size of the uploaded archive in bytes.
     pub code_bytes: u64,
     /// When the function was first deployed, milliseconds since 1970.
@@ -90,6 +92,13 @@ pub struct Version {
     pub updated_ms: u64,
     /// Counters, shared by all versions of one function.
     pub stats: Arc<Stats>,
+}
+
+impl Version {
+    /// Whether its boxes show this tree of the code store.
+    fn shows(&self, digest: &CodeDigest) -> bool {
+        self.code == *digest || self.opt.as_ref() == Some(digest)
+    }
 }
 
 /// Exact counters of one function; written to the store every second and at shutdown.
@@ -328,9 +337,9 @@ impl Registry {
     }
 
     fn refers_to(&self, digest: &CodeDigest) -> bool {
-        let current = self.table.read().unwrap_or_else(PoisonError::into_inner).values().any(|v| v.code == *digest);
+        let current = self.table.read().unwrap_or_else(PoisonError::into_inner).values().any(|v| v.shows(digest));
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        current || retired.iter().filter_map(Weak::upgrade).any(|v| v.code == *digest)
+        current || retired.iter().filter_map(Weak::upgrade).any(|v| v.shows(digest))
     }
 
     fn require(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {
@@ -385,6 +394,7 @@ fn version_of(stored: Stored) -> Version {
         config: draft.config,
         revision,
         code: draft.code,
+        opt: None,
         code_bytes: draft.code_bytes,
         created_ms: draft.created_ms,
         updated_ms: draft.updated_ms,
