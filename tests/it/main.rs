@@ -12,6 +12,7 @@ mod conventions;
 mod crash;
 mod custom_runtimes;
 mod examples;
+mod extensions;
 mod failures;
 mod glambdar;
 mod harness;

@@ -35,6 +35,9 @@ struct Order {
     /// Whether init becomes the program.
     #[serde(default)]
     replace: bool,
+    /// Which of the program's descriptors 1, 2 and 3 the attached ones become, in order.
+    #[serde(default)]
+    places: Vec<RawFd>,
     /// The signal to send.
     #[serde(default)]
     signal: i32,
@@ -152,7 +155,7 @@ fn become_program(order: &Order, fds: &[OwnedFd]) -> Error {
         Ok(kept) => kept,
         Err(e) => return e,
     };
-    let error = match hand_over(fds).and_then(|()| nursery::execute(&order.argv, &order.env)) {
+    let error = match hand_over(order, fds).and_then(|()| nursery::execute(&order.argv, &order.env)) {
         Ok(never) => match never {},
         Err(e) => e,
     };
@@ -169,7 +172,7 @@ fn start(order: &Order, fds: &[OwnedFd]) -> Result<libc::c_int> {
     if let Ok(0) = pid {
         sys::new_session();
         sys::reset_signals(true);
-        let Err(e) = hand_over(fds).and_then(|()| nursery::execute(&order.argv, &order.env));
+        let Err(e) = hand_over(order, fds).and_then(|()| nursery::execute(&order.argv, &order.env));
         let _ = sys::write_all(write, &e.code().to_ne_bytes());
         sys::leave(BOX_FAILED)
     }
@@ -186,10 +189,13 @@ fn start(order: &Order, fds: &[OwnedFd]) -> Result<libc::c_int> {
     }
 }
 
-/// Puts descriptors that came with an order in their places: standard output, standard error, then a channel of its own.
-fn hand_over(fds: &[OwnedFd]) -> Result<()> {
-    // In the order 1, 2, 3. What arrived lies above 3, because 0 to 3 are taken here.
-    fds.iter().zip([1, 2, CONTROL]).try_for_each(|(fd, place)| sys::dup_to(fd.as_raw_fd(), place, 0))
+/// Puts descriptors that came with an order in their places: standard output, standard error, a channel of its own.
+fn hand_over(order: &Order, fds: &[OwnedFd]) -> Result<()> {
+    if order.places.len() != fds.len() || order.places.iter().any(|place| !(1..=CONTROL).contains(place)) {
+        return Err(Error::invalid("descriptors without a place"));
+    }
+    // What arrived lies above 3, because 0 to 3 are taken here.
+    fds.iter().zip(&order.places).try_for_each(|(fd, place)| sys::dup_to(fd.as_raw_fd(), *place, 0))
 }
 
 #[cfg(test)]

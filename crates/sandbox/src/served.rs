@@ -111,6 +111,12 @@ impl Driver {
     }
 }
 
+/// A channel for a worker that an init runs: our end, whose frames may have bodies of this many bytes, and the worker's.
+pub fn worker_channel(max_body: usize) -> Result<(Channel, OwnedFd), SandboxError> {
+    let (ours, theirs) = socket_pair()?;
+    Ok((Channel::new(ours, max_body), theirs))
+}
+
 impl Init {
     /// The first frame: the listener.
     async fn opened(&self) -> Result<(TcpListener, u16), SandboxError> {
@@ -151,18 +157,21 @@ impl Init {
         }
     }
 
-    /// Tells it to run a program, or to become it. The descriptors become the program's 1, 2 and 3, as far as they go.
+    /// Tells it to run a program, or to become it. Each descriptor becomes the program's of that number, 1, 2 or 3.
     pub async fn run(
         &self,
         id: u64,
         argv: &[String],
         env: &[(String, String)],
         replace: bool,
-        fds: &[BorrowedFd<'_>],
+        fds: &[(i32, BorrowedFd<'_>)],
     ) -> io::Result<()> {
         let env: Vec<String> = env.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let order = serde_json::json!({"t": "run", "id": id, "argv": argv, "env": env, "replace": replace});
-        self.send(order.to_string().as_bytes(), fds).await
+        let (places, fds): (Vec<i32>, Vec<BorrowedFd<'_>>) = fds.iter().copied().unzip();
+        let order = serde_json::json!({
+            "t": "run", "id": id, "argv": argv, "env": env, "replace": replace, "places": places,
+        });
+        self.send(order.to_string().as_bytes(), &fds).await
     }
 
     /// Sends a signal to a program that it runs.

@@ -396,6 +396,7 @@ fn worker_failed(kind: &str, body: &Bytes) -> FunctionError {
         "unserialisable" => FailureCause::Unserialisable,
         "too_large" => FailureCause::ReplyTooLarge,
         "exit" => FailureCause::Exit,
+        "protocol" => FailureCause::Protocol,
         "out_of_memory" => FailureCause::OutOfMemory,
         _ => FailureCause::Handler,
     };

@@ -1,5 +1,5 @@
-//! Starts of functions that bring their own runtime: a box with a listener, whose programs speak the Lambda Runtime API. To
-//! the rest of the pool it is a boot like any other.
+//! Starts of functions that bring programs of their own: a box with a listener, whose programs speak the Lambda Runtime API.
+//! To the rest of the pool it is a boot like any other.
 //!
 //! It finds out which programs there are; how they live together is in `runtime_api`.
 
@@ -25,9 +25,17 @@ const EXTENSIONS: &str = "extensions";
 const MAX_LISTED: usize = runtime_api::MAX_EXTENSIONS + 1;
 
 impl Pool {
-    /// Whether this function is started by a program of its own.
+    /// Whether this function's box has a Runtime API: a program of its own runs in it, instead of a worker of ours, around
+    /// one (`AWS_LAMBDA_EXEC_WRAPPER`), or beside one (external extensions).
     pub(super) fn is_served(&self) -> bool {
-        self.version.config.runtime.language == Language::Provided
+        let config = &self.version.config;
+        config.runtime.language == Language::Provided
+            || self.wrapper().is_some()
+            || !self.external_extensions().is_empty()
+    }
+
+    fn wrapper(&self) -> Option<&String> {
+        self.version.config.env.get(WRAPPER).filter(|path| !path.is_empty())
     }
 
     /// Starts a box for a program of the function's own.
@@ -46,13 +54,16 @@ impl Pool {
         let in_frames = usize::try_from(limits.request_bytes).unwrap_or(usize::MAX);
         let made = self.shared.driver.start_served(&base, &request, in_frames).await;
         let served = made.map_err(refused)?;
+        let provided = config.runtime.language == Language::Provided;
+        let bootstraps = || BOOTSTRAPS.iter().map(|path| vec![(*path).to_owned()]).collect();
         let setup = Setup {
-            bootstraps: BOOTSTRAPS.iter().map(|p| (*p).to_owned()).collect(),
-            wrapper: config.env.get(WRAPPER).filter(|w| !w.is_empty()).cloned(),
+            programs: if provided { bootstraps() } else { vec![base.argv] },
+            wrapper: self.wrapper().cloned(),
+            worker: !provided,
             extensions: self.external_extensions(),
             window: Duration::from_millis(limits.init_ms),
             reply_bytes: usize::try_from(limits.reply_bytes).unwrap_or(usize::MAX),
-            provided: config.runtime.language == Language::Provided,
+            provided,
             host_network,
         };
         let sandbox = runtime_api::serve(served, setup);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
-use offshoot_model::{Error, ErrorKind, FunctionError, Network, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Language, Network, RuntimeName, StartKind};
 use offshoot_sandbox::control::State;
 use offshoot_sandbox::process::Exit;
 use offshoot_sandbox::{BoxRequest, Origin, Sandbox, SandboxError, Template};
@@ -137,7 +137,7 @@ impl Pool {
     }
 
     async fn start_somehow(self: &Arc<Self>) -> Result<Loaded, Refusal> {
-        if self.version.config.snapshot {
+        if self.version.config.snapshot && !self.is_served() {
             match self.restore().await {
                 Ok(Some(loaded)) => return Ok(loaded),
                 Ok(None) => {}
@@ -187,6 +187,9 @@ impl Pool {
 
     /// The function's own template, made now if there is none. `None`: not possible now, start another way.
     pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Option<Arc<Template>>, Refusal> {
+        if self.is_served() {
+            return Ok(None);
+        }
         let mut state = self.snapshot.lock().await;
         if let Some(live) = state.live() {
             return Ok(Some(live));
@@ -387,6 +390,10 @@ impl Pool {
         if config.max_concurrency > 1 {
             env.push(("AWS_LAMBDA_MAX_CONCURRENCY", &concurrency));
         }
+        let node_path = node_path(config.runtime);
+        if config.runtime.language == Language::Node && self.version.opt.is_some() {
+            env.push(("NODE_PATH", &node_path));
+        }
         for (key, value) in &config.env {
             env.retain(|(have, _)| have != key);
             env.push((key, value));
@@ -417,6 +424,14 @@ impl Pool {
         value["env"] = serde_json::Value::Object(pairs);
         Ok(value.to_string().into_bytes())
     }
+}
+
+/// Where Node.js looks for modules that are not beside the code: AWS's list, of which layers are what is there.
+fn node_path(runtime: RuntimeName) -> String {
+    let major = runtime.major;
+    format!(
+        "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
+    )
 }
 
 /// The name by which functions know themselves: AWS's form, with an account of zeros.

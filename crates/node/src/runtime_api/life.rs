@@ -4,20 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use offshoot_sandbox::channel::Reader;
 use offshoot_sandbox::process::{End, Process};
-use offshoot_sandbox::served::InitSays;
+use offshoot_sandbox::served::{InitSays, worker_channel};
 use offshoot_sandbox::{Channel, Init, Sandbox, Served};
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::state::{Event, State};
-use super::{About, Bounds, ERROR_BYTES, Environment, Inner, Invoke, Load, News, body, http, peer, random_id};
+use super::{About, Bounds, ERROR_BYTES, Environment, Inner, Invoke, Load, News, body, http, peer, random_id, relay};
 use crate::pool::tap::now_ms;
 
 /// Connections to one environment at once, at least, and for each call that it may serve at once. Each may hold a head of
@@ -31,16 +33,20 @@ const GOODBYE_EXTERNAL: Duration = Duration::from_millis(2000);
 const GOODBYE_INTERNAL: Duration = Duration::from_millis(500);
 /// The runtime's part of it, in hundredths.
 const RUNTIME_PART: u32 = 30;
+/// Where a worker of ours has its channel.
+const WORKER_CHANNEL: i32 = 3;
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
 /// What an environment is made with.
 #[derive(Debug)]
 pub struct Setup {
-    /// Programs that may be the runtime's, in the order in which they are looked for.
-    pub bootstraps: Vec<String>,
-    /// What is executed instead, with the runtime's program as its argument (`AWS_LAMBDA_EXEC_WRAPPER`).
+    /// Programs that may be the runtime's, with their arguments, in the order in which they are looked for.
+    pub programs: Vec<Vec<String>>,
+    /// What is executed instead, with the runtime's program as its arguments (`AWS_LAMBDA_EXEC_WRAPPER`).
     pub wrapper: Option<String>,
+    /// The program is a worker of ours, which speaks frames unless its wrapper runs something else.
+    pub worker: bool,
     /// External extensions, by their path in the box.
     pub extensions: Vec<String>,
     /// How long initialisation may take before calls are let in to wait for it.
@@ -84,8 +90,12 @@ struct Life {
     has_init: bool,
     runtime_env: Variables,
     extension_env: Variables,
-    /// The bootstrap that is being tried, of `setup.bootstraps`.
+    /// What our own worker is told first.
+    load: Bytes,
+    /// The program that is being tried, of `setup.programs`.
     trying: Option<usize>,
+    /// Passes frames between the pool and our own worker.
+    relay: Option<Abort>,
     runtime_ended: bool,
     /// External extensions that have not ended.
     living: Vec<u64>,
@@ -139,6 +149,8 @@ async fn live(
         runtime_env,
         extension_env,
         trying: None,
+        relay: None,
+        load: frame.header,
         runtime_ended: false,
         living: Vec::new(),
         began: Instant::now(),
@@ -150,7 +162,7 @@ async fn live(
 }
 
 /// Ends a task with its holder.
-struct Abort(tokio::task::JoinHandle<()>);
+pub(super) struct Abort(pub(super) tokio::task::JoinHandle<()>);
 
 impl Drop for Abort {
     fn drop(&mut self) {
@@ -251,11 +263,18 @@ impl Life {
     /// Tries the next program that may be the runtime's; `false` when there is none left.
     async fn try_bootstrap(&mut self) -> Result<bool, Lost> {
         let next = self.trying.map_or(0, |at| at + 1);
-        let Some(program) = self.setup.bootstraps.get(next) else { return Ok(false) };
+        let Some(program) = self.setup.programs.get(next) else { return Ok(false) };
         self.trying = Some(next);
-        let argv: Vec<String> = self.setup.wrapper.iter().chain([program]).cloned().collect();
+        let argv: Vec<String> = self.setup.wrapper.iter().chain(program).cloned().collect();
         let replace = self.setup.extensions.is_empty();
-        self.init.run(RUNTIME, &argv, &self.runtime_env, replace, &[]).await?;
+        if !self.setup.worker {
+            self.init.run(RUNTIME, &argv, &self.runtime_env, replace, &[]).await?;
+            return Ok(true);
+        }
+        let (ours, theirs) = worker_channel(self.setup.reply_bytes)?;
+        let places = [(WORKER_CHANNEL, theirs.as_fd())];
+        self.init.run(RUNTIME, &argv, &self.runtime_env, replace, &places).await?;
+        self.relay = Some(relay::start(self.environment.clone(), ours, self.load.clone()));
         Ok(true)
     }
 
@@ -278,7 +297,7 @@ impl Life {
                         return Err(format!("a frame '{}' for an environment", kind.t).into());
                     }
                     let invoke: Invoke = serde_json::from_slice(&frame.header)?;
-                    self.environment.call(invoke, frame.body);
+                    self.environment.call(invoke, frame.header, frame.body);
                 }
                 said = self.init.next(), if self.has_init => {
                     if !self.hear(said?).await? {
@@ -331,7 +350,8 @@ impl Life {
             }
             Some(InitSays::NotRun { id: RUNTIME, errno, missing, .. }) => {
                 let at = self.trying.unwrap_or(0);
-                let program = self.setup.wrapper.as_ref().or(self.setup.bootstraps.get(at)).map_or("", String::as_str);
+                let program = self.setup.programs.get(at).and_then(|argv| argv.first());
+                let program = self.setup.wrapper.as_ref().or(program).map_or("", String::as_str);
                 let message = not_executable(program, errno, missing);
                 self.environment.fail_all("exit", |id| under(id, "Runtime.InvalidEntrypoint", &message)).await;
                 return Ok(false);
@@ -365,7 +385,9 @@ impl Life {
     }
 
     async fn no_bootstrap(&mut self) -> Result<bool, Lost> {
-        let message = format!("Couldn't find valid bootstrap(s): [{}]", self.setup.bootstraps.join(" "));
+        let looked: Vec<&str> =
+            self.setup.programs.iter().filter_map(|argv| argv.first()).map(String::as_str).collect();
+        let message = format!("Couldn't find valid bootstrap(s): [{}]", looked.join(" "));
         self.environment.fail_all("exit", |id| under(id, "Runtime.InvalidEntrypoint", &message)).await;
         Ok(false)
     }

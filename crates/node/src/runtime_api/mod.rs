@@ -9,6 +9,7 @@ mod extensions;
 mod http;
 mod life;
 mod peer;
+mod relay;
 mod state;
 mod telemetry;
 
@@ -102,11 +103,13 @@ struct Call {
     tenant: Option<String>,
     /// Made for this delivery; a runtime that sends it back cannot answer another one by mistake.
     attempt: String,
+    /// The frame's header as the pool sent it.
+    frame: Bytes,
     payload: Bytes,
 }
 
 impl Call {
-    fn new(invoke: Invoke, payload: Bytes) -> Self {
+    fn new(invoke: Invoke, frame: Bytes, payload: Bytes) -> Self {
         let text = |value: Option<Value>| {
             value.map(|v| match v {
                 Value::String(text) => text,
@@ -122,6 +125,7 @@ impl Call {
             trace: invoke.trace,
             tenant: invoke.tenant,
             attempt: random_id(),
+            frame,
             payload,
         }
     }
@@ -309,8 +313,8 @@ impl Environment {
     }
 
     /// A call from the pool.
-    fn call(&self, invoke: Invoke, payload: Bytes) {
-        let call = Arc::new(Call::new(invoke, payload));
+    fn call(&self, invoke: Invoke, frame: Bytes, payload: Bytes) {
+        let call = Arc::new(Call::new(invoke, frame, payload));
         let id = call.id.clone();
         self.lock().calls.insert(id.clone(), call);
         // A call is never refused by the state: it waits.
@@ -360,6 +364,11 @@ impl Environment {
         self.news.send(News::Over).ok();
     }
 
+    /// Nothing more is to be said.
+    fn over(&self) {
+        self.news.send(News::Over).ok();
+    }
+
     fn open_calls(&self) -> Vec<String> {
         self.lock().calls.drain().map(|(id, _)| id).collect()
     }
@@ -395,6 +404,12 @@ impl Answering {
     async fn fail(mut self, kind: &str, body: Bytes) {
         let Some(environment) = self.environment.take() else { return };
         finish(&environment, &self.id, &error_frame(&self.id, kind, false), &body).await;
+    }
+
+    /// As our own worker said it: the frame goes on to the pool as it is.
+    async fn pass_on(mut self, header: &Value, body: &[u8]) {
+        let Some(environment) = self.environment.take() else { return };
+        finish(&environment, &self.id, header, body).await;
     }
 
     async fn truncated(self) {
