@@ -18,6 +18,7 @@ mod glambdar;
 mod harness;
 mod input;
 mod lifecycle;
+mod official_clients;
 mod packages;
 mod shutdown;
 mod uniqueness;
