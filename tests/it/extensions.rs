@@ -308,3 +308,48 @@ fn extensions_run_beside_the_workers_of_languages_too() {
         function.printed("watcher leaves");
     }
 }
+
+#[test]
+fn telemetry_tells_of_calls_and_of_what_is_printed() {
+    let ground = Ground::new();
+    for mode in ["telemetry", "telemetry-tcp"] {
+        let function = ground.function(mode, &provided("probe"), &layer(&["watcher"]), env(&[("EXT", mode)]));
+        function.call(&json!({"do": "echo"})).unwrap();
+        function.call(&json!({"do": "fail"})).unwrap_err();
+        function.call(&json!({"do": "echo"})).unwrap();
+        function.retire();
+        function.printed("watcher leaves");
+        let logs = function.logs();
+        let answers: Vec<_> = logs.iter().filter_map(|l| l.strip_prefix("watcher subscribed ")).collect();
+        assert!(answers[0].starts_with("400 ") && answers[0].contains("ValidationError"), "{answers:?}");
+        assert_eq!(answers[1], "200 \"OK\"");
+        let took: Vec<Value> =
+            logs.iter().filter_map(|l| l.strip_prefix("took ")).map(|l| serde_json::from_str(l).unwrap()).collect();
+        let of = |kind: &str| took.iter().filter(|e| e["type"] == kind).collect::<Vec<_>>();
+        for (kind, count) in [
+            ("platform.initStart", 1),
+            ("platform.telemetrySubscription", 1),
+            ("platform.extension", 1),
+            ("platform.initRuntimeDone", 1),
+            ("platform.initReport", 1),
+            ("platform.start", 3),
+            ("platform.runtimeDone", 3),
+        ] {
+            assert_eq!(of(kind).len(), count, "{mode}: {kind} in {took:#?}");
+        }
+        assert!(of("platform.report").len() >= 2, "{took:#?}");
+        let statuses: Vec<_> = of("platform.runtimeDone").iter().map(|e| e["record"]["status"].clone()).collect();
+        assert_eq!(statuses, ["success", "error", "success"]);
+        assert_eq!(
+            of("platform.start")[0]["record"]["requestId"],
+            of("platform.runtimeDone")[0]["record"]["requestId"]
+        );
+        assert!(of("platform.report")[0]["record"]["metrics"]["memorySizeMB"] == 128, "{took:#?}");
+        assert!(of("function").iter().any(|e| e["record"] == "call 1 echo"), "{took:#?}");
+        assert!(of("extension").iter().any(|e| e["record"].as_str().unwrap().starts_with("watcher told")), "{took:#?}");
+        let time = of("platform.start")[0]["time"].as_str().unwrap().to_owned();
+        assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+        // What programs print is in the function's log too, as always.
+        assert!(logs.iter().any(|l| l == "call 1 echo"), "{logs:?}");
+    }
+}

@@ -19,6 +19,9 @@ fn kept(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// A file of an archive: name, content, mode.
+type File = (String, Vec<u8>, u32);
+
 /// What a command prints, if it succeeds.
 fn said(command: &mut Command) -> Result<String, String> {
     let done = command.output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
@@ -31,7 +34,7 @@ fn said(command: &mut Command) -> Result<String, String> {
 }
 
 /// The files of a directory, with their modes.
-fn files_of(dir: &Path, prefix: &str, into: &mut Vec<(String, Vec<u8>, u32)>) {
+fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
         if entry.file_name() == "__pycache__" || entry.file_name() == "bin" {
@@ -44,15 +47,15 @@ fn files_of(dir: &Path, prefix: &str, into: &mut Vec<(String, Vec<u8>, u32)>) {
     }
 }
 
-fn zip(files: &[(String, Vec<u8>, u32)], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
+fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
     let mut all: Vec<(&str, &[u8], u32)> = files.iter().map(|(n, b, m)| (n.as_str(), &b[..], *m)).collect();
     all.extend_from_slice(more);
     zip_with_modes(&all)
 }
 
 /// The official client for Python, for the interpreter that every box has: its files.
-fn python_client() -> Option<&'static [(String, Vec<u8>, u32)]> {
-    static FILES: OnceLock<Option<Vec<(String, Vec<u8>, u32)>>> = OnceLock::new();
+fn python_client() -> Option<&'static [File]> {
+    static FILES: OnceLock<Option<Vec<File>>> = OnceLock::new();
     let files = FILES.get_or_init(|| match install_python_client() {
         Ok(dir) => {
             let mut files = Vec::new();

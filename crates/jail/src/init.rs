@@ -5,8 +5,9 @@
 //! The frames are in `docs/design/002-channel.md`, "Box init".
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +20,13 @@ use crate::sys::{self, ChildBell, Error, Result};
 /// The port of the listener in a box that has a loopback of its own.
 pub const PORT: u16 = 9001;
 
+/// How long a connection inside the box may take; everything else of the box's init waits meanwhile.
+const CONNECT: Duration = Duration::from_millis(200);
+
 /// A request to the init of a box.
 #[derive(Debug, Clone, Deserialize)]
 struct Order {
-    /// `run` or `signal`.
+    /// `run`, `signal` or `connect`.
     t: String,
     /// The number that stands for the program in answers.
     id: u64,
@@ -41,6 +45,9 @@ struct Order {
     /// The signal to send.
     #[serde(default)]
     signal: i32,
+    /// The port on 127.0.0.1 to connect to.
+    #[serde(default)]
+    port: u16,
 }
 
 /// What the init of a box says.
@@ -67,6 +74,11 @@ enum Said {
         errno: i32,
         /// Whether there is no such file at all (else an interpreter or a permission is missing).
         missing: bool,
+    },
+    /// The connection is attached.
+    Connected {
+        /// The order.
+        id: u64,
     },
     /// A program that ran has ended.
     Ended {
@@ -140,8 +152,18 @@ fn carry_out(order: &Order, fds: &[OwnedFd], running: &mut Vec<(libc::c_int, u64
             }
             Ok(())
         }
+        "connect" => match connect(order.port) {
+            Ok(stream) => say(CONTROL, &Said::Connected { id: order.id }, &[stream.as_raw_fd()]),
+            Err(e) => say(CONTROL, &not_run(order, &e), &[]),
+        },
         _ => Err(Error::invalid("an order that nobody knows")),
     }
+}
+
+/// A connection to a program of this box, made with this box's rights and in its network.
+fn connect(port: u16) -> Result<TcpStream> {
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into();
+    TcpStream::connect_timeout(&address, CONNECT).map_err(|e| Error::new(format!("connect to port {port}"), e))
 }
 
 fn not_run(order: &Order, error: &Error) -> Said {

@@ -20,6 +20,9 @@ pub struct RootSpec {
     /// The store of all unpacked code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code_dir: Option<String>,
+    /// Lines for the box's `/etc/hosts` besides the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<String>,
 }
 
 /// One host path shown in the box.

@@ -90,6 +90,7 @@ impl Ground {
         RootSpec {
             binds: vec![bind(&self.guests, "/var/runtime"), bind(&self.library, "/opt/libjail.so")],
             code_dir: Some(self.store.path().to_str().unwrap().to_owned()),
+            hosts: None,
         }
     }
 }

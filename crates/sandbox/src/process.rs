@@ -448,7 +448,11 @@ impl Driver {
         let env: Vec<String> = program.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         json(&serde_json::json!({
             "t": "spawn", "id": id, "argv": program.argv, "env": env, "init": init,
-            "root": {"binds": program.binds, "code_dir": self.config.code_dir},
+            "root": {
+                "binds": program.binds, "code_dir": self.config.code_dir,
+                // AWS's name for the environment itself, where extensions listen.
+                "hosts": init.then_some("127.0.0.1 sandbox.localdomain sandbox\n"),
+            },
             "box": r#box,
         }))
     }
@@ -542,7 +546,7 @@ pub(crate) fn socket_pair() -> Result<(UnixStream, OwnedFd), SandboxError> {
     Ok((UnixStream::from_std(ours).map_err(SandboxError::io("watch a socket"))?, theirs))
 }
 
-fn log_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
+pub(crate) fn log_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| SandboxError::io("make a pipe")(e.into()))?;
     Ok((pipe::Receiver::from_owned_fd(read).map_err(SandboxError::io("watch a pipe"))?, write))

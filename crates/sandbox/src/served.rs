@@ -3,10 +3,11 @@
 //!
 //! It never accepts a connection and never knows what is said over one.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,16 +16,20 @@ use rustix::net::{
 };
 use serde::Deserialize;
 use tokio::io::Interest;
+use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::Mutex;
 
-use crate::process::{Driver, Program, Sandbox, socket_pair};
+use crate::process::{Driver, Program, Sandbox, log_pipe, socket_pair};
 use crate::{BoxRequest, Channel, Origin, SandboxError, frames};
 
 /// How long a box may take from its process's start to an open listener.
 const OPEN: Duration = Duration::from_secs(5);
 /// Most descriptors in one frame of an init.
 const MAX_FDS: usize = 4;
+
+/// Descriptors of an init that nobody has taken, at most.
+const MAX_WAITING_FDS: usize = 16;
 
 /// A box with a listener, in which nothing runs yet but its init.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub struct Init {
     stream: UnixStream,
     buffer: Mutex<BytesMut>,
     sending: Mutex<()>,
+    /// Descriptors that came and were not taken, oldest first.
+    arrived: std::sync::Mutex<VecDeque<OwnedFd>>,
 }
 
 /// What the init of a box says (docs/design/002-channel.md).
@@ -73,6 +80,11 @@ pub enum InitSays {
         errno: i32,
         /// Whether there is no such file at all.
         missing: bool,
+    },
+    /// The connection came along.
+    Connected {
+        /// The order.
+        id: u64,
     },
     /// A program that ran has ended.
     Ended {
@@ -103,7 +115,7 @@ impl Driver {
         let theirs = UnixStream::from_std(theirs).map_err(SandboxError::io("watch a socket"))?;
         let real = std::mem::replace(&mut sandbox.channel, self.channel(ours));
         let stream = real.into_stream().ok_or_else(|| SandboxError::Failed("a channel came apart".into()))?;
-        let init = Init { stream, buffer: Mutex::default(), sending: Mutex::default() };
+        let init = Init { stream, buffer: Mutex::default(), sending: Mutex::default(), arrived: Default::default() };
         let opened = tokio::time::timeout(OPEN, init.opened()).await;
         let opened = opened.map_err(|_| SandboxError::Failed(format!("no listener after {} s", OPEN.as_secs())))?;
         let (listener, port) = opened?;
@@ -117,18 +129,21 @@ pub fn worker_channel(max_body: usize) -> Result<(Channel, OwnedFd), SandboxErro
     Ok((Channel::new(ours, max_body), theirs))
 }
 
+/// A pipe for what a program prints: our end, and the program's.
+pub fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
+    log_pipe()
+}
+
 impl Init {
     /// The first frame: the listener.
     async fn opened(&self) -> Result<(TcpListener, u16), SandboxError> {
-        let mut fds = Vec::new();
-        let said = self.hear(&mut fds).await.map_err(SandboxError::io("hear of a box's listener"))?;
+        let said = self.next().await.map_err(SandboxError::io("hear of a box's listener"))?;
         let port = match said {
             Some(InitSays::Listening { port }) => port,
             Some(InitSays::BoxError { error }) => return Err(SandboxError::Failed(error)),
             other => return Err(SandboxError::Failed(format!("a box without a listener: {other:?}"))),
         };
-        let fd = fds.pop().filter(|_| fds.is_empty());
-        let fd = fd.ok_or_else(|| SandboxError::Failed("not one descriptor came with a listener".into()))?;
+        let fd = self.descriptor().ok_or_else(|| SandboxError::Failed("no descriptor came with a listener".into()))?;
         let listener = std::net::TcpListener::from(fd);
         listener.set_nonblocking(true).map_err(SandboxError::io("make a listener non-blocking"))?;
         Ok((TcpListener::from_std(listener).map_err(SandboxError::io("watch a listener"))?, port))
@@ -136,10 +151,6 @@ impl Init {
 
     /// The next thing that it says; `None` when it is gone, or has become the program that it was told to become.
     pub async fn next(&self) -> io::Result<Option<InitSays>> {
-        self.hear(&mut Vec::new()).await
-    }
-
-    async fn hear(&self, fds: &mut Vec<OwnedFd>) -> io::Result<Option<InitSays>> {
         let mut buffer = self.buffer.lock().await;
         loop {
             let frame = frames::take(&mut buffer, 0).map_err(io::Error::other)?;
@@ -147,7 +158,10 @@ impl Init {
                 return serde_json::from_slice(&frame.header).map(Some).map_err(io::Error::other);
             }
             let mut chunk = [0u8; 1024];
-            let read = self.stream.async_io(Interest::READABLE, || receive(self.stream.as_fd(), &mut chunk, fds)).await;
+            let mut fds = Vec::new();
+            let read =
+                self.stream.async_io(Interest::READABLE, || receive(self.stream.as_fd(), &mut chunk, &mut fds)).await;
+            self.keep(fds);
             match read {
                 Ok(0) => return Ok(None),
                 Ok(n) => buffer.extend_from_slice(&chunk[..n]),
@@ -155,6 +169,26 @@ impl Init {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Keeps what came, as far as anybody may have asked for it.
+    fn keep(&self, fds: Vec<OwnedFd>) {
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.extend(fds);
+        if arrived.len() > MAX_WAITING_FDS {
+            arrived.clear();
+        }
+    }
+
+    /// The oldest descriptor that came and was not taken: that of the frame that tells of one.
+    pub fn descriptor(&self) -> Option<OwnedFd> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Asks for a connection to a port of the box.
+    pub async fn connect(&self, id: u64, port: u16) -> io::Result<()> {
+        let order = serde_json::json!({"t": "connect", "id": id, "port": port});
+        self.send(order.to_string().as_bytes(), &[]).await
     }
 
     /// Tells it to run a program, or to become it. Each descriptor becomes the program's of that number, 1, 2 or 3.

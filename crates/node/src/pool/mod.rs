@@ -25,7 +25,7 @@ use crate::templates::Templates;
 use instance::Instance;
 use policy::{PoolView, Predictor};
 pub use start::arn;
-pub(crate) use start::error_json;
+pub(crate) use start::{civil, error_json};
 
 /// How a node runs its instances; the server's settings.
 #[derive(Debug, Clone)]

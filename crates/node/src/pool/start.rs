@@ -450,7 +450,7 @@ fn log_stream(now_ms: u64, seed: &[u8; 32]) -> String {
 }
 
 /// Year, month and day of a day number since 1970-01-01 (Gregorian; Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
     let era = z / 146_097;
     let doe = z % 146_097;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use offshoot_sandbox::channel::Reader;
 use offshoot_sandbox::process::{End, Process};
-use offshoot_sandbox::served::{InitSays, worker_channel};
+use offshoot_sandbox::served::{InitSays, output_pipe, worker_channel};
 use offshoot_sandbox::{Channel, Init, Sandbox, Served};
 use serde::Deserialize;
+use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::state::{Event, State};
+use super::telemetry::{self, Connecting, Telemetry};
 use super::{About, Bounds, ERROR_BYTES, Environment, Inner, Invoke, Load, News, body, http, peer, random_id, relay};
 use crate::pool::tap::now_ms;
 
@@ -33,6 +35,8 @@ const GOODBYE_EXTERNAL: Duration = Duration::from_millis(2000);
 const GOODBYE_INTERNAL: Duration = Duration::from_millis(500);
 /// The runtime's part of it, in hundredths.
 const RUNTIME_PART: u32 = 30;
+/// Numbers of connections towards the box's init begin above those of programs.
+const FIRST_CONNECTION: u64 = 1000;
 /// Where a worker of ours has its channel.
 const WORKER_CHANNEL: i32 = 3;
 const SIGTERM: i32 = 15;
@@ -61,18 +65,41 @@ pub struct Setup {
 
 /// Serves a box. What is returned is the box with the channel on which it answers as a worker does.
 pub fn serve(served: Served, setup: Setup) -> Sandbox {
-    let Served { sandbox, worker, listener, port, init } = served;
+    let Served { mut sandbox, worker, listener, port, init } = served;
+    // What programs print is looked at on its way only where somebody may have subscribed to it.
+    let prints = if setup.extensions.is_empty() { None } else { Prints::between(&mut sandbox) };
     let process = sandbox.process.clone();
     let uid = sandbox.uid;
     tokio::spawn(async move {
         let ended = process.clone();
         let door = Door { listener, port, uid };
-        if let Err(error) = live(worker, door, init, process, setup).await {
+        if let Err(error) = live(worker, door, init, process, prints, setup).await {
             tracing::debug!(%error, "an environment broke off");
         }
         ended.kill();
     });
     sandbox
+}
+
+/// What the box prints, on its way to the function's log. Whoever carries it goes on until the last program has ended.
+struct Prints {
+    runtime: [pipe::Receiver; 2],
+    log: [Arc<tokio::sync::Mutex<pipe::Sender>>; 2],
+}
+
+impl Prints {
+    /// Puts pipes of ours between the box and whoever reads its log. `None`: there is no room for them, and what is printed
+    /// goes straight to the log.
+    fn between(sandbox: &mut Sandbox) -> Option<Self> {
+        let pipe = || {
+            let (read, write) = output_pipe().ok()?;
+            let write = pipe::Sender::from_owned_fd(write).ok()?;
+            Some((read, Arc::new(tokio::sync::Mutex::new(write))))
+        };
+        let (out, err) = (pipe()?, pipe()?);
+        let (stdout, stderr) = sandbox.logs.replace((out.0, err.0))?;
+        Some(Prints { runtime: [stdout, stderr], log: [out.1, err.1] })
+    }
 }
 
 struct Door {
@@ -99,6 +126,10 @@ struct Life {
     runtime_ended: bool,
     /// External extensions that have not ended.
     living: Vec<u64>,
+    connecting: Connecting,
+    next_connection: u64,
+    /// Where extensions print to.
+    log: Option<Arc<tokio::sync::Mutex<pipe::Sender>>>,
     began: Instant,
 }
 
@@ -107,6 +138,7 @@ async fn live(
     door: Door,
     init: Init,
     process: Arc<Process>,
+    prints: Option<Prints>,
     setup: Setup,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let Channel { mut reader, writer } = worker;
@@ -122,6 +154,8 @@ async fn live(
             calls: Default::default(),
             told: false,
             shutdown_ms: 0,
+            started: Default::default(),
+            took: Default::default(),
         }),
         numbers: AtomicU64::new(1),
         news: tell,
@@ -133,9 +167,20 @@ async fn live(
             version: load.function.version,
             handler: load.handler,
             arn: load.function.arn,
+            memory_mib: load.function.memory_mib,
+            kind: load.env.get("AWS_LAMBDA_INITIALIZATION_TYPE").cloned().unwrap_or_default(),
         },
         snap_start,
         token: random_id(),
+        telemetry: Telemetry::new(!setup.extensions.is_empty()),
+        began: Instant::now(),
+    });
+    environment.tell_of_begin();
+    let log = prints.map(|prints| {
+        for (from, to) in prints.runtime.into_iter().zip(&prints.log) {
+            tokio::spawn(telemetry::pump(environment.clone(), "function", from, to.clone()));
+        }
+        prints.log[0].clone()
     });
     let host = setup.host_network.then_some(door.uid);
     let port = door.port;
@@ -153,6 +198,9 @@ async fn live(
         load: frame.header,
         runtime_ended: false,
         living: Vec::new(),
+        connecting: Connecting::default(),
+        next_connection: FIRST_CONNECTION,
+        log,
         began: Instant::now(),
     };
     let mut retired = process.on_retire();
@@ -255,7 +303,14 @@ impl Life {
         for (at, path) in self.setup.extensions.iter().enumerate() {
             let id = at as u64 + 1;
             self.living.push(id);
-            self.init.run(id, std::slice::from_ref(path), &self.extension_env, false, &[]).await?;
+            let printed = self.log.clone().and_then(|log| Some((log, output_pipe().ok()?)));
+            let places = printed.as_ref().map(|(_, (_, theirs))| [(1, theirs.as_fd()), (2, theirs.as_fd())]);
+            let places = places.as_ref().map_or(&[][..], |p| &p[..]);
+            self.init.run(id, std::slice::from_ref(path), &self.extension_env, false, places).await?;
+            if let Some((log, (from, _))) = printed {
+                let pump = telemetry::pump(self.environment.clone(), "extension", from, log);
+                tokio::spawn(pump);
+            }
         }
         Ok(())
     }
@@ -313,7 +368,7 @@ impl Life {
                     waiting = false;
                     self.environment.on(Event::WindowOver).ok();
                 }
-                Ok(()) = &mut *retired => return self.goodbye().await,
+                Ok(()) = &mut *retired => return self.goodbye(news).await,
                 () = over(&mut ended) => return Ok(()),
             }
         }
@@ -333,14 +388,36 @@ impl Life {
                 self.environment.fail_all("exit", |id| under(id, kind, &message)).await;
                 return Ok(false);
             }
+            News::Connect { port, tell } => self.connect(port, tell).await?,
             News::Over => return Ok(false),
         }
         Ok(true)
     }
 
+    async fn connect(&mut self, port: u16, tell: oneshot::Sender<OwnedFd>) -> Result<(), Lost> {
+        self.next_connection += 1;
+        self.connecting.wait(self.next_connection, tell);
+        self.init.connect(self.next_connection, port).await?;
+        Ok(())
+    }
+
+    /// Takes a connection that the box's init has made, or its failure. `true` if it was one.
+    fn connection(&mut self, said: &InitSays) -> bool {
+        match said {
+            InitSays::Connected { id } => {
+                let made = self.init.descriptor();
+                self.connecting.made(*id, made);
+                true
+            }
+            InitSays::NotRun { id, .. } => self.connecting.made(*id, None),
+            _ => false,
+        }
+    }
+
     /// What the box's init says. `false`: it is over.
     async fn hear(&mut self, said: Option<InitSays>) -> Result<bool, Lost> {
         match said {
+            Some(said) if self.connection(&said) => {}
             // It has become the runtime's program, or it is gone, which its process tells.
             None => self.has_init = false,
             Some(InitSays::NotRun { id: RUNTIME, missing: true, .. }) if self.setup.wrapper.is_none() => {
@@ -371,7 +448,7 @@ impl Life {
                 return Ok(false);
             }
             Some(InitSays::BoxError { error }) => return Err(error.into()),
-            Some(InitSays::Running { .. } | InitSays::Listening { .. }) => {}
+            Some(InitSays::Running { .. } | InitSays::Listening { .. } | InitSays::Connected { .. }) => {}
         }
         Ok(true)
     }
@@ -393,7 +470,7 @@ impl Life {
     }
 
     /// Retired: programs that asked for it hear of the end and get the time that AWS gives them, others get none.
-    async fn goodbye(&mut self) -> Result<(), Lost> {
+    async fn goodbye(&mut self, news: &mut mpsc::UnboundedReceiver<News>) -> Result<(), Lost> {
         let (external, internal) = {
             let inner = self.environment.lock();
             let external = inner.state.extensions().iter().any(|e| e.external);
@@ -410,7 +487,7 @@ impl Life {
         } else {
             self.environment.process.terminate();
         }
-        self.until(began + window * RUNTIME_PART / 100, |life| life.runtime_ended).await;
+        self.until(news, began + window * RUNTIME_PART / 100, |life| life.runtime_ended).await;
         if !external {
             return Ok(());
         }
@@ -419,6 +496,7 @@ impl Life {
         }
         let left = window.saturating_sub(began.elapsed());
         self.environment.lock().shutdown_ms = now_ms() + u64::try_from(left.as_millis()).unwrap_or(0);
+        self.environment.telemetry().flush();
         self.environment.on(Event::Shutdown).ok();
         let unasked: Vec<u64> = {
             let inner = self.environment.lock();
@@ -428,21 +506,26 @@ impl Life {
         for id in unasked {
             self.init.signal(id, SIGKILL).await?;
         }
-        self.until(began + window, |life| life.living.is_empty()).await;
+        self.until(news, began + window, |life| life.living.is_empty()).await;
         Ok(())
     }
 
     /// Listens to the box's init until this holds, or until then, or until the box is gone.
-    async fn until(&mut self, when: Instant, holds: impl Fn(&Life) -> bool) {
+    async fn until(&mut self, news: &mut mpsc::UnboundedReceiver<News>, when: Instant, holds: impl Fn(&Life) -> bool) {
         let mut process = self.environment.process.ended();
         while !holds(self) {
             let has_init = self.has_init;
             tokio::select! {
                 said = self.init.next(), if has_init => match said {
+                    Ok(Some(said)) if self.connection(&said) => {}
                     Ok(Some(InitSays::Ended { id: RUNTIME, .. })) => self.runtime_ended = true,
                     Ok(Some(InitSays::Ended { id, .. })) => self.extension_ended(id),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => self.has_init = false,
+                },
+                // The last telemetry still goes out.
+                Some(told) = news.recv() => if let News::Connect { port, tell } = told {
+                    self.connect(port, tell).await.ok();
                 },
                 () = over(&mut process) => return,
                 () = tokio::time::sleep_until(when.into()) => return,

@@ -11,12 +11,14 @@ mod life;
 mod peer;
 mod relay;
 mod state;
+mod subscription;
 mod telemetry;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 use bytes::Bytes;
@@ -24,12 +26,13 @@ use offshoot_model::{HttpReply, RequestId};
 use offshoot_sandbox::channel::Writer;
 use offshoot_sandbox::process::{End, Exit, Process};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 pub use life::{Setup, serve};
 pub use state::MAX_EXTENSIONS;
 use state::{Action, Event, Misuse, State};
+use telemetry::Telemetry;
 
 /// The largest error at initialisation, in bytes.
 const ERROR_BYTES: usize = 1 << 20;
@@ -57,6 +60,8 @@ struct LoadFunction {
     name: String,
     version: String,
     arn: String,
+    #[serde(default)]
+    memory_mib: u32,
 }
 
 /// What extensions are told of the function.
@@ -66,6 +71,9 @@ struct About {
     version: String,
     handler: String,
     arn: String,
+    memory_mib: u32,
+    /// How it was started, in AWS's word.
+    kind: String,
 }
 
 impl About {
@@ -103,6 +111,8 @@ struct Call {
     tenant: Option<String>,
     /// Made for this delivery; a runtime that sends it back cannot answer another one by mistake.
     attempt: String,
+    /// When it came.
+    arrived: Instant,
     /// The frame's header as the pool sent it.
     frame: Bytes,
     payload: Bytes,
@@ -125,6 +135,7 @@ impl Call {
             trace: invoke.trace,
             tenant: invoke.tenant,
             attempt: random_id(),
+            arrived: Instant::now(),
             frame,
             payload,
         }
@@ -183,6 +194,11 @@ enum News {
         kind: &'static str,
         name: String,
     },
+    /// Somebody needs a connection to a port of the box.
+    Connect {
+        port: u16,
+        tell: oneshot::Sender<OwnedFd>,
+    },
     /// It cannot go on: nothing more is to be said.
     Over,
 }
@@ -191,6 +207,10 @@ struct Inner {
     state: State,
     polls: HashMap<u64, oneshot::Sender<Told>>,
     calls: HashMap<String, Arc<Call>>,
+    /// Calls that telemetry has been told of and that are not over.
+    started: HashSet<String>,
+    /// How long the answered calls took that are not over, in milliseconds.
+    took: HashMap<String, f64>,
     /// The pool has been told how initialisation went.
     told: bool,
     shutdown_ms: u64,
@@ -207,6 +227,8 @@ struct Environment {
     about: About,
     snap_start: bool,
     token: String,
+    telemetry: Telemetry,
+    began: Instant,
 }
 
 /// A version 4 UUID.
@@ -232,6 +254,15 @@ impl Environment {
 
     fn snap_start(&self) -> bool {
         self.snap_start
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// The name of the extension with this identifier.
+    fn extension_name(&self, id: &str) -> Option<String> {
+        self.lock().state.extensions().iter().find(|e| e.id == id).map(|e| e.name.clone())
     }
 
     fn metadata_token(&self) -> &str {
@@ -267,6 +298,9 @@ impl Environment {
                 Action::StartRuntime => drop(self.news.send(News::StartRuntime)),
                 Action::Ready => drop(self.news.send(News::Ready)),
                 Action::Give(poll, id) | Action::Announce(poll, id) => {
+                    if let Some(call) = inner.calls.get(&id).filter(|_| inner.started.insert(id.clone())) {
+                        self.tell_of_start(call);
+                    }
                     if let (Some(tell), Some(call)) = (inner.polls.remove(&poll), inner.calls.get(&id)) {
                         tell.send(Told::Call(call.clone())).ok();
                     }
@@ -282,7 +316,9 @@ impl Environment {
                     }
                 }
                 Action::Failed(kind, name) => failed = Some((kind, name)),
-                Action::InitDone | Action::CallDone(_) | Action::Registered(_) => {}
+                Action::InitDone => self.tell_of_init(inner),
+                Action::CallDone(id) => self.tell_of_end(inner, &id),
+                Action::Registered(_) => {}
             }
         }
         failed
@@ -381,6 +417,65 @@ impl Environment {
     }
 }
 
+/// What telemetry is told of the platform's own events.
+impl Environment {
+    fn tell_of_begin(&self) {
+        let about = &self.about;
+        let record = json!({
+            "initializationType": about.kind, "phase": "init",
+            "functionName": about.name, "functionVersion": about.version,
+        });
+        self.telemetry.tell("platform", "platform.initStart", record);
+    }
+
+    fn tell_of_init(&self, inner: &Inner) {
+        for extension in inner.state.extensions() {
+            let record = json!({"name": extension.name, "state": "Ready", "events": extension.events()});
+            self.telemetry.tell("platform", "platform.extension", record);
+        }
+        let kind = &self.about.kind;
+        let done = json!({"initializationType": kind, "phase": "init", "status": "success"});
+        self.telemetry.tell("platform", "platform.initRuntimeDone", done);
+        let metrics = json!({"durationMs": milliseconds(self.began.elapsed())});
+        let report = json!({"initializationType": kind, "phase": "init", "metrics": metrics});
+        self.telemetry.tell("platform", "platform.initReport", report);
+        self.telemetry.close();
+    }
+
+    fn tell_of_start(&self, call: &Call) {
+        let mut record = json!({"requestId": call.id, "version": self.about.version});
+        if let Some(trace) = &call.trace {
+            record["tracing"] = json!({"type": "X-Amzn-Trace-Id", "value": trace});
+        }
+        self.telemetry.tell("platform", "platform.start", record);
+    }
+
+    fn tell_of_answer(&self, call: &Call, failed: bool, bytes: usize) {
+        let took = milliseconds(call.arrived.elapsed());
+        self.lock().took.insert(call.id.clone(), took);
+        let status = if failed { "error" } else { "success" };
+        let metrics = json!({"durationMs": took, "producedBytes": bytes});
+        let record = json!({"requestId": call.id, "status": status, "metrics": metrics});
+        self.telemetry.tell("platform", "platform.runtimeDone", record);
+    }
+
+    fn tell_of_end(&self, inner: &mut Inner, id: &str) {
+        inner.started.remove(id);
+        let took = inner.took.remove(id).unwrap_or_default();
+        let metrics = json!({
+            "durationMs": took, "billedDurationMs": took.ceil(), "memorySizeMB": self.about.memory_mib,
+            "maxMemoryUsedMB": self.process.peak_memory() >> 20,
+        });
+        let record = json!({"requestId": id, "status": "success", "metrics": metrics});
+        self.telemetry.tell("platform", "platform.report", record);
+    }
+}
+
+/// In milliseconds, to the microsecond.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
 fn error_frame(id: &str, kind: &str, last: bool) -> Value {
     serde_json::json!({"t": "error", "id": id, "kind": kind, "last": last})
 }
@@ -426,7 +521,9 @@ fn truncated_error(id: &str) -> Bytes {
 /// The answer goes to the pool before the runtime hears that it was taken. A call that was answered meanwhile by somebody
 /// else (its environment failed) is not answered twice.
 async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8]) {
-    if environment.lock().calls.remove(id).is_some() {
+    let call = environment.lock().calls.remove(id);
+    if let Some(call) = call {
+        environment.tell_of_answer(&call, frame["t"] == "error", body.len());
         environment.send(frame, body).await;
     }
     environment.on(Event::Sent(id.to_owned())).ok();

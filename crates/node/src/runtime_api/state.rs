@@ -105,6 +105,17 @@ pub struct Extension {
     poll: Option<u64>,
 }
 
+impl Extension {
+    /// The events that it asked for.
+    pub fn events(&self) -> Vec<&'static str> {
+        [("INVOKE", self.invoke), ("SHUTDOWN", self.shutdown)]
+            .into_iter()
+            .filter(|(_, on)| *on)
+            .map(|(e, _)| e)
+            .collect()
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
