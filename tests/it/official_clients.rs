@@ -186,6 +186,45 @@ fn python_in_the_place_of_our_own_worker() {
     assert_eq!(reply(&server, "ric-snap", &json!({}))["hooks"], json!(["before", "after"]));
 }
 
+/// Building it takes minutes and a C++ toolchain, so it is not done here.
+const NODE_CLIENT: &str = "NODE_CLIENT";
+
+#[test]
+fn node_as_a_custom_runtime() {
+    let Some(dir) = std::env::var_os(NODE_CLIENT) else {
+        skip(
+            "the official client for Node.js",
+            "run `npm install aws-lambda-ric@4` somewhere and name that directory in NODE_CLIENT",
+        );
+        return;
+    };
+    let mut files = Vec::new();
+    files_of(&Path::new(&dir).join("node_modules"), "node_modules/", &mut files);
+    files.retain(|(name, _, _)| !name.contains("/deps/") && !name.contains("/obj.target/"));
+    let app = br#"
+        exports.handler = async (event, context) => {
+            if (event.fail) throw new Error('asked to');
+            return { event, id: context.awsRequestId, arn: context.invokedFunctionArn, left: context.getRemainingTimeInMillis() };
+        };
+        exports.stream = awslambda.streamifyResponse(async (event, stream) => {
+            stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201, headers: { 'x-a': 'b' } });
+            stream.write('one ');
+            stream.write('two');
+            stream.end();
+        });
+    "#;
+    let bootstrap = b"#!/bin/sh\nexec /usr/bin/node node_modules/aws-lambda-ric/index.mjs \"$_HANDLER\"\n";
+    let archive = zip(&files, &[("bootstrap", bootstrap, 0o755), ("index.js", app, 0o644)]);
+    let server = SERVER.get();
+    let fields = [("runtime", "provided.al2023"), ("memory", "256"), ("handler", "index.handler")];
+    server.deploy("node-ric", &archive, &fields);
+    answers_and_fails(&server, "node-ric");
+    let fields = [("runtime", "provided.al2023"), ("memory", "256"), ("handler", "index.stream")];
+    server.deploy("node-ric-stream", &archive, &fields);
+    let answer = server.native("node-ric-stream", "{}");
+    assert!(answer.text().ends_with("one two") && !answer.body.contains(&0), "{}", answer.text());
+}
+
 const GO_APP: &str = r#"package main
 
 import (
