@@ -404,3 +404,61 @@ fn environments_come_and_go_without_a_trace() {
     eventually("nothing of the function runs", Duration::from_secs(10), || server.boxed().is_empty());
     assert!(began.elapsed() < Duration::from_secs(10) && Path::new(&server.data).is_dir());
 }
+
+/// The server's memory, in MiB.
+fn resident(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid)).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+fn a_runtime_that_floods_its_api_harms_itself_alone() {
+    let server = Server::start(&[]);
+    let quiet = probe(&server, "quiet", &[]);
+    reply(&server, &quiet, &json!({"do": "echo"}));
+    let before = resident(&server);
+    for kind in ["heads", "huge-head", "lines", "polls", "bodies", "registrations", "noise"] {
+        let name = probe(&server, &format!("flood-{kind}"), &[("memory", "512"), ("timeout", "30s")]);
+        let flooding = std::thread::scope(|scope| {
+            let flood = scope.spawn(|| server.native(&name, json!({"do": "flood", "kind": kind}).to_string()));
+            // Meanwhile somebody else is served.
+            let began = Instant::now();
+            let mut most = 0;
+            while !flood.is_finished() && began.elapsed() < Duration::from_secs(60) {
+                assert!(reply(&server, &quiet, &json!({"do": "echo"}))["calls"].as_u64().unwrap() > 0);
+                most = most.max(resident(&server));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let answer = flood.join().unwrap();
+            // One connection's head is 1 MiB and a little, and there are 68; a reader holds it twice at times.
+            assert!(most < before + 250, "{kind}: the server grew from {before} to {most} MiB");
+            answer
+        });
+        // Its own call is answered too, as soon as it lets go; but for the flood that answers it by itself, badly.
+        let failed = flooding.header("offshoot-function-error").is_some();
+        assert_eq!(failed, kind == "bodies", "{kind}: {} {}", flooding.status, flooding.text());
+        if !failed {
+            let done = flooding.json();
+            assert!(done["held"].as_u64().unwrap() > 0, "{kind}: {done}");
+        }
+        server.delete(&name);
+    }
+    server.is_well();
+}
+
+#[test]
+fn the_command_line_deploys_a_bootstrap_with_its_mode() {
+    let server = SERVER.get();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bootstrap");
+    std::fs::copy(root().join("tests/functions/provided/shell/bootstrap"), &path).unwrap();
+    let address = format!("http://127.0.0.1:{}", server.port);
+    let done = std::process::Command::new(crate::harness::binary())
+        .args(["deploy", dir.path().to_str().unwrap(), "by-hand"])
+        .env("OFFSHOOT_SERVER", &address)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(reply(&server, "by-hand", &json!([1])), json!({"shell": [1], "handler": "bootstrap"}));
+}

@@ -146,7 +146,11 @@ impl Pool {
         }
         let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual;
         if self.is_served() {
-            return self.start_served(&installed).await;
+            // As with a clone: what was killed from outside before it was ready gets a second start.
+            return match self.start_served(&installed).await {
+                Err(Refusal::Init(failure)) if failure.killed => self.start_served(&installed).await,
+                other => other,
+            };
         }
         if let Ok(template) = self.shared.templates.get(&installed).await {
             match self.clone_box(&template, false).await {
