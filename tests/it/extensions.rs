@@ -16,7 +16,7 @@ use offshoot_node::{DeployRequest, Node, NodeConfig, PoolSettings, Settings, Ver
 use serde_json::{Value, json};
 
 use crate::custom_runtimes::{provided, zip_with_modes};
-use crate::harness::{binary, eventually, root, zip_of};
+use crate::harness::{binary, eventually, processes, root, zip_of};
 
 /// User ids that no server of the other tests has.
 static UIDS: AtomicU32 = AtomicU32::new(1_900_000);
@@ -36,6 +36,10 @@ struct Function<'a> {
 
 impl Ground {
     fn new() -> Self {
+        Self::with_spares(0)
+    }
+
+    fn with_spares(spares: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         // Boxes run as users of their own, and have to get as far as the code.
@@ -49,7 +53,7 @@ impl Ground {
                 keep_alive: Duration::from_secs(600),
                 freeze_after: Duration::from_secs(600),
                 prewarm: false,
-                spares: 0,
+                spares,
                 cpu_limits: false,
             },
             runtimes: RuntimeOptions {
@@ -195,7 +199,7 @@ fn a_layer_s_bootstrap_is_the_second_that_is_looked_for() {
 
 #[test]
 fn layers_are_there_for_clones_too() {
-    let ground = Ground::new();
+    let ground = Ground::with_spares(1);
     let python = zip_of(&[("lambda_function.py", b"import layered, os\ndef lambda_handler(event, context):\n    return [layered.NAME, os.access('/opt', os.W_OK), sorted(os.listdir('/opt'))]\n")]);
     let node = zip_of(&[("index.js", b"const l = require('layered'); exports.handler = async () => [l.name, false, require('fs').readdirSync('/opt').sort()];")]);
     let layer = zip_of(&[
@@ -203,10 +207,18 @@ fn layers_are_there_for_clones_too() {
         ("nodejs/node_modules/layered/index.js", b"exports.name = 'layered';"),
     ]);
     for (name, code) in [("python", python), ("node", node)] {
-        let event = Settings { convention: Some(offshoot_model::Convention::Event), ..Settings::default() };
-        let function = ground.function(name, &code, &layer, event);
-        assert_eq!(function.call(&json!({})).unwrap(), json!(["layered", false, ["nodejs", "python"]]));
-        assert!(!function.pool.pids().is_empty());
+        // The first start boots the language's template, which makes a spare; a later one is that spare.
+        let mut was_spare = Vec::new();
+        for n in 0..3 {
+            let event = Settings { convention: Some(offshoot_model::Convention::Event), ..Settings::default() };
+            let function = ground.function(&format!("{name}-{n}"), &code, &layer, event);
+            let spares: Vec<u32> = processes().iter().filter(|p| p.name == "spare").map(|p| p.pid).collect();
+            assert_eq!(function.call(&json!({})).unwrap(), json!(["layered", false, ["nodejs", "python"]]));
+            let pid = function.pool.pids()[0];
+            was_spare.push(spares.contains(&pid));
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        assert!(!was_spare[0] && was_spare.contains(&true), "{name}: {was_spare:?}");
     }
 }
 

@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,9 +18,9 @@ use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::state::{Event, State};
-use super::telemetry::{self, Connecting, Telemetry};
-use super::{About, Bounds, ERROR_BYTES, Environment, Inner, Invoke, Load, News, body, http, peer, random_id, relay};
+use super::state::Event;
+use super::telemetry::{self, Connecting};
+use super::{Environment, Invoke, Load, News, body, http, peer, random_id, relay};
 use crate::pool::tap::now_ms;
 
 /// Connections to one environment at once, at least, and for each call that it may serve at once. Each may hold a head of
@@ -100,6 +99,16 @@ impl Prints {
         let (stdout, stderr) = sandbox.logs.replace((out.0, err.0))?;
         Some(Prints { runtime: [stdout, stderr], log: [out.1, err.1] })
     }
+
+    /// Carries what the runtime prints; the answer is where extensions are to print.
+    fn carry(self, environment: &Arc<Environment>) -> Arc<tokio::sync::Mutex<pipe::Sender>> {
+        let Prints { runtime, log } = self;
+        for (from, to) in runtime.into_iter().zip(&log) {
+            tokio::spawn(telemetry::pump(environment.clone(), "function", from, to.clone()));
+        }
+        let [out, _] = log;
+        out
+    }
 }
 
 struct Door {
@@ -130,7 +139,6 @@ struct Life {
     next_connection: u64,
     /// Where extensions print to.
     log: Option<Arc<tokio::sync::Mutex<pipe::Sender>>>,
-    began: Instant,
 }
 
 async fn live(
@@ -140,52 +148,19 @@ async fn live(
     process: Arc<Process>,
     prints: Option<Prints>,
     setup: Setup,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(), Lost> {
     let Channel { mut reader, writer } = worker;
     let frame = reader.next().await?;
     let load: Load = serde_json::from_slice(&frame.header)?;
     let (tell, mut news) = mpsc::unbounded_channel();
-    let snap_start = load.env.get("AWS_LAMBDA_INITIALIZATION_TYPE").is_some_and(|kind| kind == "snap-start");
-    let calls = load.max_concurrency as usize;
-    let environment = Arc::new(Environment {
-        inner: Mutex::new(Inner {
-            state: State::new(calls, snap_start),
-            polls: Default::default(),
-            calls: Default::default(),
-            told: false,
-            shutdown_ms: 0,
-            started: Default::default(),
-            took: Default::default(),
-        }),
-        numbers: AtomicU64::new(1),
-        news: tell,
-        writer: tokio::sync::Mutex::new(writer),
-        process: process.clone(),
-        bounds: Bounds { reply_bytes: setup.reply_bytes, error_bytes: ERROR_BYTES.min(setup.reply_bytes) },
-        about: About {
-            name: load.function.name,
-            version: load.function.version,
-            handler: load.handler,
-            arn: load.function.arn,
-            memory_mib: load.function.memory_mib,
-            kind: load.env.get("AWS_LAMBDA_INITIALIZATION_TYPE").cloned().unwrap_or_default(),
-        },
-        snap_start,
-        token: random_id(),
-        telemetry: Telemetry::new(!setup.extensions.is_empty()),
-        began: Instant::now(),
-    });
+    let mut retired = process.on_retire();
+    let environment = Arc::new(Environment::new(&load, &setup, writer, process, tell));
     environment.tell_of_begin();
-    let log = prints.map(|prints| {
-        for (from, to) in prints.runtime.into_iter().zip(&prints.log) {
-            tokio::spawn(telemetry::pump(environment.clone(), "function", from, to.clone()));
-        }
-        prints.log[0].clone()
-    });
+    let log = prints.map(|prints| prints.carry(&environment));
     let host = setup.host_network.then_some(door.uid);
-    let port = door.port;
+    let calls = load.max_concurrency as usize;
+    let (runtime_env, extension_env) = environments(load.env, door.port, &environment.token, setup.provided);
     let _door = Abort(tokio::spawn(accept(environment.clone(), door.listener, host, calls)));
-    let (runtime_env, extension_env) = environments(load.env, port, &environment.token, setup.provided);
     let mut life = Life {
         environment,
         has_init: true,
@@ -201,12 +176,9 @@ async fn live(
         connecting: Connecting::default(),
         next_connection: FIRST_CONNECTION,
         log,
-        began: Instant::now(),
     };
-    let mut retired = process.on_retire();
     life.start_extensions().await?;
-    life.serve(&mut reader, &mut news, &mut retired).await?;
-    Ok(())
+    life.serve(&mut reader, &mut news, &mut retired).await
 }
 
 /// Ends a task with its holder.
@@ -382,7 +354,7 @@ impl Life {
                     return self.no_bootstrap().await;
                 }
             }
-            News::Ready => self.environment.say_ready(self.began.elapsed()).await,
+            News::Ready => self.environment.say_ready().await,
             News::Failed { kind, name } => {
                 let message = format!("the extension {name} failed");
                 self.environment.fail_all("exit", |id| under(id, kind, &message)).await;
@@ -488,9 +460,19 @@ impl Life {
             self.environment.process.terminate();
         }
         self.until(news, began + window * RUNTIME_PART / 100, |life| life.runtime_ended).await;
-        if !external {
-            return Ok(());
+        if external {
+            self.end_extensions(news, began, window).await?;
         }
+        Ok(())
+    }
+
+    /// External extensions hear of the end, those that asked to, and get the rest of the time.
+    async fn end_extensions(
+        &mut self,
+        news: &mut mpsc::UnboundedReceiver<News>,
+        began: Instant,
+        window: Duration,
+    ) -> Result<(), Lost> {
         if !self.runtime_ended {
             self.init.signal(RUNTIME, SIGKILL).await?;
         }

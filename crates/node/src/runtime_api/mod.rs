@@ -240,6 +240,47 @@ fn random_id() -> String {
 }
 
 impl Environment {
+    fn new(
+        load: &Load,
+        setup: &Setup,
+        writer: Writer,
+        process: Arc<Process>,
+        news: mpsc::UnboundedSender<News>,
+    ) -> Self {
+        let kind = load.env.get("AWS_LAMBDA_INITIALIZATION_TYPE").cloned().unwrap_or_default();
+        let snap_start = kind == "snap-start";
+        let about = About {
+            name: load.function.name.clone(),
+            version: load.function.version.clone(),
+            handler: load.handler.clone(),
+            arn: load.function.arn.clone(),
+            memory_mib: load.function.memory_mib,
+            kind,
+        };
+        let inner = Inner {
+            state: State::new(load.max_concurrency as usize, snap_start),
+            polls: HashMap::new(),
+            calls: HashMap::new(),
+            started: HashSet::new(),
+            took: HashMap::new(),
+            told: false,
+            shutdown_ms: 0,
+        };
+        Environment {
+            inner: Mutex::new(inner),
+            numbers: AtomicU64::new(1),
+            news,
+            writer: tokio::sync::Mutex::new(writer),
+            process,
+            bounds: Bounds { reply_bytes: setup.reply_bytes, error_bytes: ERROR_BYTES.min(setup.reply_bytes) },
+            about,
+            snap_start,
+            token: random_id(),
+            telemetry: Telemetry::new(!setup.extensions.is_empty()),
+            began: Instant::now(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -369,9 +410,9 @@ impl Environment {
     }
 
     /// The pool is told that calls are taken, unless it knows.
-    async fn say_ready(&self, init: Duration) {
+    async fn say_ready(&self) {
         if !std::mem::replace(&mut self.lock().told, true) {
-            let micros = u64::try_from(init.as_micros()).unwrap_or(u64::MAX);
+            let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.send(&serde_json::json!({"t": "ready", "init_us": micros, "version": "2018-06-01"}), &[]).await;
         }
     }
