@@ -161,6 +161,16 @@ fn ends_are_told_as_aws_tells_them() {
 }
 
 #[test]
+fn too_much_memory_is_told_as_such() {
+    let server = SERVER.get();
+    let name = probe(&server, "eats", &[("memory", "64")]);
+    let (error, _) = failure(&server, &name, &json!({"do": "eat", "mib": 200}));
+    assert_eq!(error["errorType"], "Runtime.OutOfMemory", "{error}");
+    assert!(error["errorMessage"].as_str().unwrap().ends_with("signal: killed (out of memory)"), "{error}");
+    assert_eq!(reply(&server, &name, &json!({"do": "eat", "mib": 5})), json!(5));
+}
+
+#[test]
 fn initialisation_fails_slowly_or_not_at_all() {
     let server = SERVER.get();
     let deploy = |case: &str, init: &str| {

@@ -296,6 +296,10 @@ fn the_runtime_s_end_is_told_although_an_init_stands_between() {
         let message = error["errorMessage"].as_str().unwrap();
         assert!(message.starts_with("RequestId: ") && message.ends_with(words), "{message}");
     }
+    let small = Settings { memory: Some(offshoot_model::MiB(96)), ..Settings::default() };
+    let function = ground.function("eats", &provided("probe"), &layer(&["watcher"]), small);
+    let error = function.call(&json!({"do": "eat", "mib": 200})).unwrap_err();
+    assert!(error["errorMessage"].as_str().unwrap().ends_with("signal: killed (out of memory)"), "{error}");
 }
 
 #[test]

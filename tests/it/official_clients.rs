@@ -325,6 +325,18 @@ fn a_wrapper_runs_around_our_own_workers() {
         assert!(seen[0].as_str().unwrap().ends_with(" arguments"), "{seen}");
         assert_eq!((&seen[1], &seen[2]), (&json!("x"), &json!(handler)));
     }
+    // Several calls at once, and calls over HTTP, go through in the same way.
+    let slow = b"exports.handler = async (req) => { await new Promise((go) => setTimeout(go, 600)); \
+        return { statusCode: 201, headers: { 'x-path': req.path }, body: { n: (await req.json()).n, from: process.env.FROM_WRAPPER } }; };";
+    let archive = zip_with_modes(&[("wrapper", wrapper, 0o755), ("index.js", slow, 0o644)]);
+    server.deploy("wrapped-many", &archive, &[("env", env), ("maxConcurrency", "4")]);
+    server.invoke("wrapped-many/a/b", r#"{"n":9}"#).expect(201);
+    let began = Instant::now();
+    parallel(4, |n| {
+        let answer = server.post("/invoke/wrapped-many/a/b", json!({"n": n}).to_string()).expect(201);
+        assert_eq!((answer.header("x-path"), &answer.json()["n"]), (Some("/a/b"), &json!(n)));
+    });
+    assert!(began.elapsed() < Duration::from_millis(1800), "one after the other: {:?}", began.elapsed());
     let archive = zip_with_modes(&[("index.js", b"exports.handler = async () => 1", 0o644)]);
     server.deploy("no-wrapper", &archive, &[("env", env), ("convention", "event")]);
     let failed = server.native("no-wrapper", "{}");
