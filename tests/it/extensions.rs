@@ -238,6 +238,8 @@ fn an_extension_is_told_of_every_call_and_of_the_end() {
     // Two programs, and the init that started them.
     let look = function.call(&json!({"do": "look"})).unwrap();
     assert_eq!(look["procs"].as_array().unwrap().len(), 3, "{}", look["procs"]);
+    // They cannot look into it, as they can into themselves.
+    assert_eq!((&look["init"], &look["self"]), (&json!("PermissionError"), &json!("ok")));
     let pids = function.pool.pids();
     let began = Instant::now();
     function.retire();
