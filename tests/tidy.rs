@@ -40,7 +40,7 @@ fn each_floor_looks_only_down() {
         ("model", &[], &["tokio", "hyper", "http", "rusqlite", "rustix", "libc", "toml", "clap"]),
         ("jail", &[], &["tokio", "hyper", "http", "rusqlite", "clap", "tracing"]),
         ("sandbox", &["offshoot-model"], &["hyper", "http", "rusqlite", "toml", "clap", "libc"]),
-        ("node", &["offshoot-model", "offshoot-sandbox"], &["hyper", "http", "toml", "clap", "libc"]),
+        ("node", &["offshoot-model", "offshoot-sandbox"], &["toml", "clap", "libc"]),
         ("api", &["offshoot-model", "offshoot-node"], &["rusqlite", "toml", "clap", "libc", "rustix"]),
     ];
     for (name, floors, forbidden) in table {
@@ -51,6 +51,19 @@ fn each_floor_looks_only_down() {
         }
         for library in *forbidden {
             assert!(!has.contains(*library), "crates/{name} may not use {library}");
+        }
+    }
+}
+
+/// The node speaks HTTP to the programs in its boxes, and to nobody else.
+#[test]
+fn the_node_speaks_http_in_one_place() {
+    for file in sources(&root().join("crates/node/src")) {
+        let here = file.strip_prefix(root().join("crates/node/src")).unwrap();
+        if !here.starts_with("runtime_api") {
+            let text = fs::read_to_string(&file).unwrap();
+            let speaks = ["hyper::", "use http::", "hyper_util::", "http_body_util::"].iter().any(|u| text.contains(u));
+            assert!(!speaks, "{} speaks HTTP: only the Runtime API does", file.display());
         }
     }
 }

@@ -97,6 +97,8 @@ async fn call(node: &Node, installed: &Installed, dir: &Path) -> Result<Outcome<
     let (file, code) = match installed.name.language {
         Language::Node => ("index.js", "exports.handler = async () => ({ body: 'ok' });\n"),
         Language::Python => ("main.py", "def handler(req):\n    return {'body': 'ok'}\n"),
+        // Not on the list of what was found on the machine.
+        Language::Provided => ("bootstrap", "#!/bin/sh\n"),
     };
     let archive = dir.join("trial.zip");
     write_zip(&archive, file, code)

@@ -2,7 +2,7 @@
 //!
 //! They need root (boxes do), Linux, and Node.js and Python on the machine. `cargo test --test it` runs all of them in a few
 //! minutes; `SEED=n` repeats a random run, `BINARY=path` tests another build, `UPDATE_GOLDEN=1` rewrites the golden files, `SHOW_SERVER_LOG=1` shows what the
-//! server of a failed test wrote.
+//! server of a failed test wrote, `NODE_CLIENT=dir` says where AWS's runtime client for Node.js has been installed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod boxes;
@@ -10,13 +10,16 @@ mod chaos;
 mod cli;
 mod conventions;
 mod crash;
+mod custom_runtimes;
 mod examples;
+mod extensions;
 mod failures;
 mod glambdar;
 mod harness;
 mod input;
 mod lambda;
 mod lifecycle;
+mod official_clients;
 mod packages;
 mod shutdown;
 mod together;

@@ -919,7 +919,8 @@ function adopt(frame) {
     ...frame,
     function: { ...about, memory: String(about.memory_mib ?? '') },
   };
-  setEnvironment(frame.env ?? {});
+  // Started through a wrapper, it has the environment that the wrapper left it.
+  setEnvironment(frame.keep_env ? { ...process.env } : (frame.env ?? {}));
   if (self.cloned) renew(frame);
 }
 

@@ -905,7 +905,8 @@ def adopt(frame):
     about = dict(frame.get("function") or {})
     about["memory"] = str(about.get("memory_mib", ""))
     state.load = {**state.load, **frame, "function": about}
-    set_environment(frame.get("env") or {})
+    # Started through a wrapper, it has the environment that the wrapper left it.
+    set_environment(dict(os.environ) if frame.get("keep_env") else frame.get("env") or {})
     if state.cloned:
         renew(frame)
 

@@ -2,7 +2,7 @@
 //! stand in `enter` in the order that matters, because each gives up something that an earlier one needed. It never goes on
 //! after a step that failed.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
 use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
@@ -80,23 +80,29 @@ pub fn split(spec: &BoxSpec, gate: &Gate) -> Result<()> {
     ids::map_ids(spec.uid, user)
 }
 
-/// Binds the function's code on `/var/task`, and takes the store of everybody's code away.
+/// Binds the function's code on `/var/task` and its layers on `/opt`, and takes the store of everybody's code away.
 fn show_code(spec: &BoxSpec) -> Result<()> {
-    if let Some(code) = &spec.code {
-        if code.is_empty() || code.contains('/') || code == "." || code == ".." {
-            return Err(Error::invalid(format!("{code:?} is not the name of a code directory")));
+    for (tree, place) in [(&spec.code, c"/var/task"), (&spec.opt, c"/opt")] {
+        if let Some(name) = tree {
+            show_tree(name, place)?;
         }
-        let step = |e| Error::new(format!("bind {CODE_DIR}/{code} on /var/task"), e);
-        let path = cstr(&format!("{CODE_DIR}/{code}"))?;
-        // The copy keeps the store's flags: read-only, nosuid, nodev.
-        let tree = sys::open_tree(libc::AT_FDCWD, &path, libc::AT_SYMLINK_NOFOLLOW).map_err(step)?;
-        sys::attach(tree.as_fd(), libc::AT_FDCWD, c"/var/task").map_err(step)?;
     }
     match Gate::default().detach(&cstr(CODE_DIR)?) {
         // No store was bound, so there is none to take away.
-        Err(e) if e.code() == libc::EINVAL && spec.code.is_none() => Ok(()),
+        Err(e) if e.code() == libc::EINVAL && spec.code.is_none() && spec.opt.is_none() => Ok(()),
         other => other,
     }
+}
+
+fn show_tree(name: &str, place: &CStr) -> Result<()> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        return Err(Error::invalid(format!("{name:?} is not the name of a code directory")));
+    }
+    let step = |e| Error::new(format!("bind {CODE_DIR}/{name} on {}", place.to_string_lossy()), e);
+    let path = cstr(&format!("{CODE_DIR}/{name}"))?;
+    // The copy keeps the store's flags: read-only, nosuid, nodev.
+    let tree = sys::open_tree(libc::AT_FDCWD, &path, libc::AT_SYMLINK_NOFOLLOW).map_err(step)?;
+    sys::attach(tree.as_fd(), libc::AT_FDCWD, place).map_err(step)
 }
 
 /// A `/tmp`, `/dev/shm` and `/proc` that nobody has used before.

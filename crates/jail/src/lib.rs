@@ -14,6 +14,7 @@ pub mod enter;
 pub mod filter;
 pub mod frame;
 pub mod ids;
+pub mod init;
 #[cfg(feature = "clone-lib")]
 pub mod napi;
 pub mod nursery;

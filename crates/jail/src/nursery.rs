@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use crate::descriptors;
-use crate::enter::{How, enter};
+use crate::enter::{self, How};
 use crate::filter::Filter;
 use crate::frame;
 use crate::ids;
+use crate::init;
 use crate::root;
 use crate::spec::{Answer, BOX_FAILED, Request};
 use crate::sys::{self, ChildBell, Error, Gate, Result, cstr};
@@ -195,7 +196,8 @@ impl Nursery {
     }
 
     fn try_spawn(&mut self, request: &Request, fds: &[OwnedFd]) -> Result<libc::c_int> {
-        if request.t != "spawn" || request.argv.is_empty() || fds.len() < descriptors::GIVEN {
+        let what = if request.init { request.sandbox.is_some() } else { !request.argv.is_empty() };
+        if request.t != "spawn" || !what || fds.len() < descriptors::GIVEN {
             return Err(Error::invalid("a nursery takes `spawn` with a program and four descriptors or more"));
         }
         let boxed = request.sandbox.is_some();
@@ -217,8 +219,10 @@ impl Nursery {
     fn child(&self, request: &Request, fds: &[OwnedFd]) -> ! {
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         // Without its channel in place it has nowhere to say more than its exit status does.
+        // The channel of an init is its own: no program that it runs inherits it.
+        let flags = if request.init { libc::O_CLOEXEC } else { 0 };
         if let Some((given, cgroups)) = numbers.split_first_chunk()
-            && descriptors::place(*given, 0).is_ok()
+            && descriptors::place(*given, flags).is_ok()
         {
             let Err(e) = self.become_program(request, cgroups);
             report_box_error(&e);
@@ -236,7 +240,13 @@ impl Nursery {
             let writable = request.root.binds.iter().filter(|b| b.writable);
             spec.writable.extend(writable.map(|b| b.to.clone()));
             let gate = Gate(spec.cookie.map_or([0; 3], |cookie| cookie.0));
-            enter(&spec, How::Boot, &gate, &self.filter)?;
+            if request.init {
+                enter::prepare(&spec, How::Boot, &gate)?;
+                init::open_listener(spec.network)?;
+                enter::seal(&spec, How::Boot, &gate, &self.filter)?;
+                return init::serve();
+            }
+            enter::enter(&spec, How::Boot, &gate, &self.filter)?;
         } else {
             sys::umask(0o022);
             sys::new_session();
@@ -253,7 +263,8 @@ pub(crate) fn report_box_error(error: &Error) {
     let _ = frame::send(3, &header, &[], &[]);
 }
 
-fn execute(argv: &[String], env: &[String]) -> Result<Infallible> {
+/// Becomes this program, with this environment.
+pub(crate) fn execute(argv: &[String], env: &[String]) -> Result<Infallible> {
     let strings = |list: &[String]| list.iter().map(|s| cstr(s)).collect::<Result<Vec<CString>>>();
     let (argv, env) = (strings(argv)?, strings(env)?);
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {

@@ -32,6 +32,8 @@ const ETC: &[&str] = &[
     "protocols",
     "gai.conf",
 ];
+/// What of the host's `/etc/hosts` is copied where a box has lines of its own, in bytes.
+const MAX_HOSTS: usize = 64 << 10;
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
 const MOUNT_POINTS: &[&str] = &["proc", "tmp", "var/task", "opt", "dev/shm", "run/offshoot/code", "root", "home"];
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
@@ -48,12 +50,16 @@ pub fn build(spec: &RootSpec, uid: Option<u32>) -> Result<()> {
     Gate::default().unshare("make a mount namespace", libc::CLONE_NEWNS)?;
     sys::make_private()?;
     let pieces = collect(spec)?;
+    let hosts = spec.hosts.as_ref().map(|more| hosts_with(more));
     let root = empty_root()?;
     system_links(&root)?;
     for path in MOUNT_POINTS {
         make_directories(&root, path)?;
     }
     write_accounts(&root, uid.unwrap_or(65534))?;
+    if let Some(text) = hosts {
+        write_text(&root, "etc/hosts", &text)?;
+    }
     device_links(&root)?;
     for piece in &pieces {
         place(&root, piece)?;
@@ -72,7 +78,7 @@ fn collect(spec: &RootSpec) -> Result<Vec<Piece>> {
             pieces.extend(optional(&format!("/{name}"), READ_ONLY)?);
         }
     }
-    for name in ETC {
+    for name in ETC.iter().filter(|name| spec.hosts.is_none() || **name != "hosts") {
         // Through a symbolic link to what it leads to: resolv.conf and localtime often are links.
         pieces.extend(optional(&format!("/etc/{name}"), READ_ONLY | libc::MOUNT_ATTR_NOEXEC)?);
     }
@@ -154,11 +160,22 @@ fn write_accounts(root: &OwnedFd, uid: u32) -> Result<()> {
     let home = "/tmp:/usr/sbin/nologin";
     let passwd = format!("root:x:0:0:root:{home}\nsbx:x:{uid}:{uid}:function:{home}\n");
     let group = format!("root:x:0:\nsbx:x:{uid}:\n");
-    for (path, text) in [("etc/passwd", passwd), ("etc/group", group)] {
-        let file = create(root, path)?;
-        sys::write_all(file.as_raw_fd(), text.as_bytes()).map_err(|e| Error::new(format!("write {path}"), e))?;
+    [("etc/passwd", passwd), ("etc/group", group)].iter().try_for_each(|(path, text)| write_text(root, path, text))
+}
+
+/// The host's names, as far as they are read, and these.
+fn hosts_with(more: &str) -> String {
+    let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    text.truncate(text.floor_char_boundary(MAX_HOSTS));
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
     }
-    Ok(())
+    text + more
+}
+
+fn write_text(root: &OwnedFd, path: &str, text: &str) -> Result<()> {
+    let file = create(root, path)?;
+    sys::write_all(file.as_raw_fd(), text.as_bytes()).map_err(|e| Error::new(format!("write {path}"), e))
 }
 
 fn place(root: &OwnedFd, piece: &Piece) -> Result<()> {

@@ -20,6 +20,9 @@ pub struct RootSpec {
     /// The store of all unpacked code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code_dir: Option<String>,
+    /// Lines for the box's `/etc/hosts` besides the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<String>,
 }
 
 /// One host path shown in the box.
@@ -58,6 +61,9 @@ pub struct BoxSpec {
     /// Directory under `code_dir` that becomes `/var/task`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// Directory under `code_dir` that becomes `/opt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opt: Option<String>,
     /// Size of `/tmp`.
     pub tmp_bytes: u64,
     /// Number of files that `/tmp` may hold.
@@ -116,6 +122,9 @@ pub struct Assign {
     pub t: String,
     /// The directory below the code store that becomes `/var/task`.
     pub code: String,
+    /// The directory below the code store that becomes `/opt`.
+    #[serde(default)]
+    pub opt: Option<String>,
     /// Size of `/tmp`.
     pub tmp_bytes: u64,
     /// Number of files that `/tmp` may hold.
@@ -182,6 +191,9 @@ pub struct Request {
     /// The whole environment, `KEY=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
+    /// Whether the child does not execute `argv` but opens a listener and becomes the init of its box.
+    #[serde(default)]
+    pub init: bool,
     /// The file system.
     #[serde(default)]
     pub root: RootSpec,

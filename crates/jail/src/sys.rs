@@ -305,6 +305,13 @@ pub fn reap(pid: c_int, flags: c_int) -> Option<(c_int, c_int)> {
     }
 }
 
+/// `kill(2)`.
+pub fn kill(pid: c_int, signal: c_int) -> Result<()> {
+    // SAFETY: reads no memory.
+    check("kill", unsafe { libc::kill(pid, signal) })?;
+    Ok(())
+}
+
 /// Closes all descriptors from `first` on.
 pub fn close_from(first: RawFd) -> Result<()> {
     // SAFETY: the callers own every descriptor of the process at this point, and use none of them afterwards.

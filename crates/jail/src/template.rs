@@ -301,6 +301,7 @@ fn wait_for_assignment(spec: BoxSpec) -> Result<BoxSpec> {
     };
     Ok(BoxSpec {
         code: Some(assign.code),
+        opt: assign.opt,
         tmp_bytes: assign.tmp_bytes,
         tmp_inodes: assign.tmp_inodes,
         nofile: assign.nofile,

@@ -90,6 +90,7 @@ impl Ground {
         RootSpec {
             binds: vec![bind(&self.guests, "/var/runtime"), bind(&self.library, "/opt/libjail.so")],
             code_dir: Some(self.store.path().to_str().unwrap().to_owned()),
+            hosts: None,
         }
     }
 }
@@ -131,6 +132,7 @@ fn a_box() -> BoxSpec {
         hostname: "sandbox".into(),
         network: Network::None,
         code: Some("mine".into()),
+        opt: None,
         tmp_bytes: 16 << 20,
         tmp_inodes: 500,
         nofile: 1024,
@@ -357,6 +359,7 @@ fn spawn(argv: &[&str], root: RootSpec, sandbox: Option<BoxSpec>) -> Request {
         id: 0,
         argv: argv.iter().map(|s| (*s).to_owned()).collect(),
         env,
+        init: false,
         root,
         sandbox: sandbox.map(|b| BoxSpec { nested: false, ..b }),
     }
@@ -368,6 +371,7 @@ fn clone(sandbox: BoxSpec) -> Request {
         id: 0,
         argv: Vec::new(),
         env: Vec::new(),
+        init: false,
         root: RootSpec::default(),
         sandbox: Some(sandbox),
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, ErrorKind};
 use crate::ids::FunctionName;
-use crate::runtime::RuntimeName;
+use crate::runtime::{Language, RuntimeName};
 use crate::units::{Limits, MiB, Millis};
 
 /// How the handler is called. Set at deploy, read only by workers: the invoker carries bytes and never looks.
@@ -120,7 +120,10 @@ impl FunctionConfig {
     /// Checks every value against its range. The error names the field, the value and the range.
     pub fn validate(&self, limits: &Limits) -> Result<(), Error> {
         let bad = |m: String| Err(Error::new(ErrorKind::InvalidInput, m));
-        check_handler(&self.handler)?;
+        match self.runtime.language {
+            Language::Provided => check_provided_handler(&self.handler)?,
+            _ => check_handler(&self.handler)?,
+        }
         if !(64..=32_768).contains(&self.memory.0) {
             return bad(format!("memory is {} MiB: it must be from 64 to 32768", self.memory.0));
         }
@@ -132,6 +135,9 @@ impl FunctionConfig {
         }
         if !(1..=1000).contains(&self.max_concurrency) {
             return bad(format!("maxConcurrency is {}: it must be from 1 to 1000", self.max_concurrency));
+        }
+        if self.runtime.language == Language::Provided {
+            check_provided(self)?;
         }
         if let Some(cpu) = self.cpu
             && !(0.01..=256.0).contains(&cpu)
@@ -166,6 +172,27 @@ fn check_handler(handler: &str) -> Result<(), Error> {
         ErrorKind::InvalidInput,
         format!("'{shown}' is not a handler: write file.export, for example index.handler or src/app.main"),
     ))
+}
+
+/// What a custom runtime cannot be asked for.
+fn check_provided(config: &FunctionConfig) -> Result<(), Error> {
+    let bad = |m: &str| Err(Error::new(ErrorKind::InvalidInput, m));
+    if config.convention == Convention::Request {
+        return bad("a custom runtime takes events: the convention 'request' is for Node.js and Python");
+    }
+    if config.snapshot {
+        return bad("a custom runtime cannot be cloned: snapshot is for Node.js and Python");
+    }
+    Ok(())
+}
+
+/// A custom runtime reads its handler itself, from `_HANDLER`: any short printable text (AWS: no white space, 128 characters).
+fn check_provided_handler(handler: &str) -> Result<(), Error> {
+    if !handler.is_empty() && handler.len() <= 128 && handler.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let shown: String = handler.chars().take(80).flat_map(char::escape_default).collect();
+    Err(Error::new(ErrorKind::InvalidInput, format!("'{shown}' is not a handler: up to 128 characters without spaces")))
 }
 
 fn check_env(env: &BTreeMap<String, String>, limits: &Limits) -> Result<(), Error> {
@@ -205,6 +232,16 @@ mod tests {
             "a b.c", "é.x",
         ] {
             assert!(check_handler(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn custom_runtimes_name_their_handlers_as_they_like() {
+        for good in ["bootstrap", "not.important", "a::b/c", "x.y.z"] {
+            assert!(check_provided_handler(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a\nb", "é", &"x".repeat(129)] {
+            assert!(check_provided_handler(bad).is_err(), "{bad}");
         }
     }
 

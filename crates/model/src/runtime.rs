@@ -13,16 +13,19 @@ pub enum Language {
     Node,
     /// Python on CPython.
     Python,
+    /// A program of the function's own, `bootstrap`, that speaks the Lambda Runtime API.
+    Provided,
 }
 
 impl Language {
-    /// Every language, in the order in which they are shown.
+    /// Every language that has an interpreter on the machine, in the order in which they are shown.
     pub const ALL: &'static [Language] = &[Language::Node, Language::Python];
     /// The language's name for people.
     pub fn title(self) -> &'static str {
         match self {
             Language::Node => "Node.js",
             Language::Python => "Python",
+            Language::Provided => "custom runtime",
         }
     }
 }
@@ -33,13 +36,16 @@ impl Language {
 pub struct RuntimeName {
     /// The language.
     pub language: Language,
-    /// Major version (`20` of `nodejs20.x`, `3` of `python3.11`).
+    /// Major version (`20` of `nodejs20.x`, `3` of `python3.11`); the `2023` of `provided.al2023`, 0 for plain `provided`.
     pub major: u16,
     /// Minor version; 0 for Node.js, whose runtimes are named by major version alone.
     pub minor: u16,
 }
 
 impl RuntimeName {
+    /// The custom runtime that a `bootstrap` without any other hint is deployed with: AWS's newest.
+    pub const BOOTSTRAP: RuntimeName = RuntimeName { language: Language::Provided, major: 2023, minor: 0 };
+
     /// Parses an AWS runtime name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let number = |s: &str| s.parse::<u16>().ok().filter(|_| s.len() <= 3 && !s.starts_with('+'));
@@ -51,13 +57,21 @@ impl RuntimeName {
         {
             return Ok(RuntimeName { language: Language::Python, major, minor });
         }
+        if let Some((_, major)) = PROVIDED.iter().find(|(name, _)| *name == text) {
+            return Ok(RuntimeName { language: Language::Provided, major: *major, minor: 0 });
+        }
         let shown: String = text.chars().take(40).flat_map(char::escape_default).collect();
         Err(Error::new(
             ErrorKind::InvalidInput,
-            format!("'{shown}' is not a runtime: name one as AWS does, for example nodejs20.x or python3.11"),
+            format!(
+                "'{shown}' is not a runtime: name one as AWS does, for example nodejs20.x, python3.11 or provided.al2023"
+            ),
         ))
     }
 }
+
+/// AWS's names for "bring your own bootstrap", and the number that stands for each here.
+const PROVIDED: &[(&str, u16)] = &[("provided", 0), ("provided.al2", 2), ("provided.al2023", 2023)];
 
 impl TryFrom<String> for RuntimeName {
     type Error = Error;
@@ -75,6 +89,10 @@ impl fmt::Display for RuntimeName {
         match self.language {
             Language::Node => write!(f, "nodejs{}.x", self.major),
             Language::Python => write!(f, "python{}.{}", self.major, self.minor),
+            Language::Provided => {
+                let known = PROVIDED.iter().find(|(_, major)| *major == self.major);
+                f.write_str(known.map_or("provided", |(name, _)| name))
+            }
         }
     }
 }
@@ -85,12 +103,24 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["nodejs18.x", "nodejs24.x", "python3.9", "python3.13"] {
+        for name in
+            ["nodejs18.x", "nodejs24.x", "python3.9", "python3.13", "provided", "provided.al2", "provided.al2023"]
+        {
             assert_eq!(RuntimeName::parse(name).unwrap().to_string(), name);
         }
-        for bad in
-            ["nodejs", "nodejs20", "node20.x", "python", "python3", "python3.11.2", "java21", "", "nodejs+2.x", "$(x)"]
-        {
+        for bad in [
+            "nodejs",
+            "nodejs20",
+            "node20.x",
+            "python",
+            "python3",
+            "python3.11.2",
+            "java21",
+            "",
+            "nodejs+2.x",
+            "$(x)",
+            "provided.al3",
+        ] {
             assert!(RuntimeName::parse(bad).is_err(), "{bad}");
         }
     }

@@ -11,6 +11,7 @@ pub mod observe;
 pub mod pool;
 pub mod registry;
 pub mod runtime;
+mod runtime_api;
 pub mod templates;
 
 pub use catalog::Catalog;

@@ -124,11 +124,17 @@ impl RuntimeTable {
 
     /// The newest runtime of a language.
     pub fn newest(&self, language: Language) -> Option<Installed> {
+        if language == Language::Provided {
+            return Some(provided(RuntimeName::BOOTSTRAP));
+        }
         self.of_language(language).max_by_key(|i| i.name).cloned()
     }
 
     /// What runs when a function asks for this runtime; the error says how to get it and what is there.
     pub fn resolve(&self, asked: RuntimeName) -> Result<ResolvedRuntime, Error> {
+        if asked.language == Language::Provided {
+            return Ok(ResolvedRuntime { asked, actual: provided(asked), exact: true });
+        }
         let distance = |i: &&Installed| {
             let (has, wants) = (version_number(i.name), version_number(asked));
             (has.abs_diff(wants), has < wants) // of two equally near ones, the newer
@@ -145,6 +151,7 @@ impl RuntimeTable {
         let newest = match language {
             Language::Node => RuntimeName { language, major: NODE.end, minor: 0 },
             Language::Python => RuntimeName { language, major: 3, minor: PYTHON.end },
+            Language::Provided => RuntimeName::BOOTSTRAP,
         };
         self.missing(language.title(), &install_line(newest))
     }
@@ -172,6 +179,11 @@ impl RuntimeTable {
     }
 }
 
+/// A custom runtime is on every machine: it comes with the function.
+fn provided(name: RuntimeName) -> Installed {
+    Installed { name, version: name.to_string(), executable: "/var/task/bootstrap".into(), prefix: None }
+}
+
 /// Versions that the workers are made for and tested with: Node.js majors, Python 3 minors.
 const NODE: Range = Range { start: 18, end: 24 };
 const PYTHON: Range = Range { start: 9, end: 14 };
@@ -190,6 +202,7 @@ fn install_line(name: RuntimeName) -> String {
     match name.language {
         Language::Node => format!("nvm install {}", name.major),
         Language::Python => format!("uv python install {}.{}", name.major, name.minor),
+        Language::Provided => "offshoot deploy".to_owned(),
     }
 }
 
@@ -355,6 +368,7 @@ fn ask(candidate: &Candidate) -> Answer {
         }
         Language::Python => output(Command::new(&candidate.path).args(["-I", "-S", "-c", PYTHON_QUESTION]))
             .map(|text| judge_python(&text)),
+        Language::Provided => return Answer::Unfit("a custom runtime comes with its function".into()),
     };
     match asked {
         Ok(Ok(installed)) => Answer::Runtime(installed),

@@ -56,6 +56,8 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
         }
         // -s: no site directory of a user; -B: no bytecode beside read-only code; utf8: whatever the locale is called.
         Language::Python => &["-s", "-B", "-X", "utf8", "/var/runtime/python/worker.py"],
+        // Its program is found in the box (`runtime_api`), and needs no argument of ours.
+        Language::Provided => return Program { argv: Vec::new(), env: base_env(), binds },
     };
     argv.extend(tail.iter().map(|s| (*s).to_owned()));
     argv.push(mode.to_owned());
@@ -118,6 +120,9 @@ impl Templates {
 
     /// The template of this language version, booted if need be. `Err` says why it cannot be cloned now; the caller boots.
     pub async fn get(&self, installed: &Installed) -> Result<Arc<Template>, String> {
+        if installed.name.language == Language::Provided {
+            return Err("a custom runtime is started by its own program".to_owned());
+        }
         let slot = self.slot(installed.name);
         let mut state = slot.state.lock().await;
         if let Some(live) = &state.live {

@@ -9,12 +9,14 @@ pub mod channel;
 pub mod control;
 pub mod frames;
 pub mod process;
+pub mod served;
 pub mod uids;
 
 pub use cgroup::{Cgroups, Group};
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
 pub use process::{BoxRequest, Driver, DriverConfig, Exit, Origin, Program, Sandbox, Template};
+pub use served::{Init, Served};
 
 /// Why a box could not be made.
 #[derive(Debug, thiserror::Error)]

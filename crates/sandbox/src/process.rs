@@ -79,6 +79,8 @@ pub struct Bind {
 pub struct BoxRequest {
     /// The directory below `code_dir` that becomes `/var/task`.
     pub code: String,
+    /// The directory below `code_dir` that becomes `/opt`.
+    pub opt: Option<String>,
     /// Memory limit in bytes.
     pub memory: u64,
     /// Processes and threads.
@@ -98,6 +100,7 @@ impl BoxRequest {
     pub fn spare() -> Self {
         BoxRequest {
             code: String::new(),
+            opt: None,
             memory: 128 << 20,
             pids: 64,
             nofile: 1024,
@@ -113,6 +116,8 @@ impl BoxRequest {
 pub enum Origin<'a> {
     /// The program is started from nothing.
     Boot(&'a Program),
+    /// The box gets an init and a listener, and runs programs when it is told (`served`).
+    Init(&'a Program),
     /// A live template is cloned.
     Clone(&'a Template),
 }
@@ -162,7 +167,7 @@ pub struct Template {
 }
 
 #[derive(Debug, Clone)]
-struct Family {
+pub(crate) struct Family {
     cookie: String,
     uid: Arc<Uid>,
 }
@@ -172,19 +177,21 @@ struct Family {
 pub struct Sandbox {
     /// The conversation with the worker.
     pub channel: Channel,
-    /// Who may begin a call that was sent while another ran.
-    pub claims: Claims,
+    /// Who may begin a call that was sent while another ran; without it none is sent.
+    pub claims: Option<Claims>,
     /// What it prints: standard output and standard error, until somebody takes them.
     pub logs: Option<(pipe::Receiver, pipe::Receiver)>,
     /// Its process and group.
     pub process: Arc<Process>,
-    family: Option<Family>,
-    guard: Guard,
+    /// The user id of its programs, as the machine sees it; without privilege it is the server's own.
+    pub uid: u32,
+    pub(crate) family: Option<Family>,
+    pub(crate) guard: Guard,
 }
 
 /// Ends a process when dropped, unless it has been let go of: whoever was to use a box may be gone before it is there.
 #[derive(Debug)]
-struct Guard(Option<Arc<Process>>);
+pub(crate) struct Guard(Option<Arc<Process>>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -212,6 +219,8 @@ pub struct Process {
     frozen: AtomicBool,
     peak: Mutex<Peak>,
     ended: watch::Receiver<Option<End>>,
+    /// Whoever says good-bye to its programs when it is retired.
+    farewell: Mutex<Option<tokio::sync::oneshot::Sender<()>>>,
 }
 
 impl Driver {
@@ -242,6 +251,11 @@ impl Driver {
         &self.cgroups
     }
 
+    /// Whether boxes are made without privilege, and so share one user.
+    pub fn rootless(&self) -> bool {
+        self.config.rootless
+    }
+
     /// Ends everything that was ever started.
     pub fn shut_down(&self) {
         self.closed.store(true, Ordering::Release);
@@ -254,7 +268,7 @@ impl Driver {
         let null =
             File::options().read(true).write(true).open("/dev/null").map_err(SandboxError::io("open /dev/null"))?;
         let stderr = rustix::io::dup(rustix::stdio::stderr()).map_err(|e| SandboxError::io("dup")(e.into()))?;
-        let header = |id| self.spawn_header(id, program, None);
+        let header = |id| self.spawn_header(id, program, false, None);
         let fds = [theirs.as_fd(), null.as_fd(), stderr.as_fd(), null.as_fd()];
         let started = self.nursery()?.start(header, &fds).await?;
         let process = Process::supervise(started, None, None);
@@ -278,6 +292,11 @@ impl Driver {
         self.make_box(origin, request, false).await
     }
 
+    /// A channel over this socket, with the limit of all channels.
+    pub(crate) fn channel(&self, stream: UnixStream) -> Channel {
+        Channel::new(stream, self.config.max_body)
+    }
+
     /// Tells a spare what it is for.
     async fn assign(&self, spare: &mut Sandbox, request: &BoxRequest) -> Result<(), SandboxError> {
         if let Some(group) = &spare.process.group {
@@ -285,7 +304,7 @@ impl Driver {
             group.limit(limits).map_err(SandboxError::io("limit a control group"))?;
         }
         let assign = serde_json::json!({
-            "t": "assign", "code": request.code, "tmp_bytes": request.tmp, "tmp_inodes": inodes(request.tmp),
+            "t": "assign", "code": request.code, "opt": request.opt, "tmp_bytes": request.tmp, "tmp_inodes": inodes(request.tmp),
             "nofile": request.nofile, "nproc": request.pids,
         });
         let sent = spare.channel.writer.send(&json(&assign), &[]).await;
@@ -337,9 +356,12 @@ impl Driver {
         let mut fds =
             vec![outside.theirs.as_fd(), outside.stdout_in.as_fd(), outside.stderr_in.as_fd(), outside.claims.as_fd()];
         fds.extend(outside.doors.iter().map(OwnedFd::as_fd));
-        let started = match origin {
-            Origin::Boot(program) => match self.nursery() {
-                Ok(nursery) => nursery.start(|id| self.spawn_header(id, program, Some(&spec)), &fds).await,
+        let started = match &origin {
+            Origin::Boot(program) | Origin::Init(program) => match self.nursery() {
+                Ok(nursery) => {
+                    let init = matches!(origin, Origin::Init(_));
+                    nursery.start(|id| self.spawn_header(id, program, init, Some(&spec)), &fds).await
+                }
                 Err(error) => Err(error),
             },
             Origin::Clone(template) => template.control.start(|id| clone_header(id, &spec), &fds).await,
@@ -353,10 +375,12 @@ impl Driver {
             }
         };
         let family = cookie.filter(|_| request.snapshot).map(|cookie| Family { cookie, uid: uid.clone() });
+        let number = if self.config.rootless { rustix::process::geteuid().as_raw() } else { uid.value() };
         let process = Process::supervise(started, outside.group, Some(uid));
         Ok(Sandbox {
+            uid: number,
             channel: Channel::new(outside.ours, self.config.max_body),
-            claims: outside.claims,
+            claims: Some(outside.claims),
             logs: Some((outside.stdout_out, outside.stderr_out)),
             guard: Guard(Some(process.clone())),
             process,
@@ -403,6 +427,7 @@ impl Driver {
             hostname: format!("offshoot-{name}"),
             network: if request.host_network { "host" } else { "none" },
             code: request.code.clone(),
+            opt: request.opt.clone(),
             tmp_bytes: request.tmp,
             tmp_inodes: inodes(request.tmp),
             nofile: request.nofile,
@@ -423,11 +448,15 @@ impl Driver {
         }
     }
 
-    fn spawn_header(&self, id: u64, program: &Program, r#box: Option<&BoxSpec>) -> Vec<u8> {
+    fn spawn_header(&self, id: u64, program: &Program, init: bool, r#box: Option<&BoxSpec>) -> Vec<u8> {
         let env: Vec<String> = program.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         json(&serde_json::json!({
-            "t": "spawn", "id": id, "argv": program.argv, "env": env,
-            "root": {"binds": program.binds, "code_dir": self.config.code_dir},
+            "t": "spawn", "id": id, "argv": program.argv, "env": env, "init": init,
+            "root": {
+                "binds": program.binds, "code_dir": self.config.code_dir,
+                // AWS's name for the environment itself, where extensions listen.
+                "hosts": init.then_some("127.0.0.1 sandbox.localdomain sandbox\n"),
+            },
             "box": r#box,
         }))
     }
@@ -459,6 +488,7 @@ struct BoxSpec {
     hostname: String,
     network: &'static str,
     code: String,
+    opt: Option<String>,
     tmp_bytes: u64,
     tmp_inodes: u64,
     nofile: u64,
@@ -513,7 +543,7 @@ impl Outside {
     }
 }
 
-fn socket_pair() -> Result<(UnixStream, OwnedFd), SandboxError> {
+pub(crate) fn socket_pair() -> Result<(UnixStream, OwnedFd), SandboxError> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|e| SandboxError::io("make a socket pair")(e.into()))?;
@@ -522,7 +552,7 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd), SandboxError> {
     Ok((UnixStream::from_std(ours).map_err(SandboxError::io("watch a socket"))?, theirs))
 }
 
-fn log_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
+pub(crate) fn log_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| SandboxError::io("make a pipe")(e.into()))?;
     Ok((pipe::Receiver::from_owned_fd(read).map_err(SandboxError::io("watch a pipe"))?, write))
@@ -623,7 +653,8 @@ impl Process {
         let (tell, ended) = watch::channel(None);
         let peak = Mutex::new(Peak { file: group.as_ref().and_then(Group::peak_file), read: None });
         let pidfd = started.pidfd;
-        let process = Arc::new(Process { pidfd, group, frozen: AtomicBool::new(false), peak, ended });
+        let process =
+            Arc::new(Process { pidfd, group, frozen: AtomicBool::new(false), peak, ended, farewell: Mutex::default() });
         tokio::spawn(process.clone().watch_end(started.exit, tell, uid));
         process
     }
@@ -689,6 +720,28 @@ impl Process {
                 group.thaw();
             }
         }
+    }
+
+    /// Ends it because it is not needed any more. Where its programs are owed a notice (`on_retire`), whoever gives it ends
+    /// it within the window that they have; otherwise it ends now.
+    pub fn retire(&self) {
+        let farewell = self.farewell.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.thaw();
+        if farewell.is_none_or(|tell| tell.send(()).is_err()) {
+            self.kill();
+        }
+    }
+
+    /// What is told when it is retired. Whoever holds this has to end it then; when it is dropped, `retire` kills.
+    pub fn on_retire(&self) -> tokio::sync::oneshot::Receiver<()> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        *self.farewell.lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+        told
+    }
+
+    /// Asks its first process to end (SIGTERM), which a program without a handler does not notice: it is process 1 there.
+    pub fn terminate(&self) {
+        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::TERM).ok();
     }
 
     /// Stops it where it stands, at no cost of CPU. `false` when this machine cannot.

@@ -162,7 +162,13 @@ impl Conn {
 
     fn fill(&mut self) -> std::io::Result<usize> {
         let mut block = [0; 65536];
-        let n = self.stream.read(&mut block)?;
+        // A socket with a time limit is not restarted when the kernel wakes a thread for something else.
+        let n = loop {
+            match self.stream.read(&mut block) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
         self.buffer.extend_from_slice(&block[..n]);
         Ok(n)
     }

@@ -408,8 +408,9 @@ impl Invoker {
         arrived: Instant,
     ) -> Outcome<Bytes> {
         let config = &pool.version.config;
-        let InitFailure { error, kind, runtime, start, init, printed, .. } = failure;
+        let InitFailure { mut error, kind, runtime, start, init, printed, .. } = failure;
         let id = &invocation.id;
+        error.body = under_its_call(error.body, id);
         let report = Report { peak_memory: 0, memory_limit: config.memory.bytes() };
         let total = arrived.elapsed();
         let phases = Phases { queue: total.saturating_sub(start + init), start, init, run: Duration::ZERO, total };
@@ -459,10 +460,26 @@ async fn behind_others(
     }
 }
 
+/// What the platform itself says of a program that never came up is said under the call that it answers, as on AWS.
+fn under_its_call(body: String, id: &RequestId) -> String {
+    const PLATFORM: &[&str] = &["Runtime exited ", "Couldn't find valid bootstrap", "fork/exec ", "the extension "];
+    let Ok(serde_json::Value::Object(mut error)) = serde_json::from_str(&body) else { return body };
+    let message = error.get("errorMessage").and_then(serde_json::Value::as_str).unwrap_or_default();
+    if !PLATFORM.iter().any(|words| message.starts_with(words)) {
+        return body;
+    }
+    let message = format!("RequestId: {id} Error: {message}");
+    error.insert("errorMessage".into(), message.into());
+    serde_json::Value::Object(error).to_string()
+}
+
 fn worker_failed(kind: &str, body: &Bytes) -> FunctionError {
     let cause = match kind {
         "unserialisable" => FailureCause::Unserialisable,
         "too_large" => FailureCause::ReplyTooLarge,
+        "exit" => FailureCause::Exit,
+        "protocol" => FailureCause::Protocol,
+        "out_of_memory" => FailureCause::OutOfMemory,
         _ => FailureCause::Handler,
     };
     FunctionError { cause, body: String::from_utf8_lossy(body).into_owned() }

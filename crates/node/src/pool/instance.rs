@@ -76,7 +76,7 @@ pub struct Instance {
     /// What it prints.
     pub tap: Arc<LogTap>,
     writer: tokio::sync::Mutex<Writer>,
-    claims: Claims,
+    claims: Option<Claims>,
     talk: Mutex<Talk>,
     dead: AtomicBool,
     served: AtomicU64,
@@ -183,7 +183,7 @@ impl Instance {
         birth: Birth,
         process: Arc<Process>,
         channel: Channel,
-        claims: Claims,
+        claims: Option<Claims>,
         tap: Arc<LogTap>,
         gone: impl FnOnce(Arc<Instance>) + Send + 'static,
     ) -> Arc<Self> {
@@ -233,7 +233,7 @@ impl Instance {
                 tell.send(WorkerAnswer::Broken(breach).into()).ok();
                 return answer;
             }
-            if behind && !(talk.stale.is_empty() && self.claims.offer()) {
+            if behind && !(talk.stale.is_empty() && self.claims.as_ref().is_some_and(Claims::offer)) {
                 tell.send(WorkerAnswer::Withdrawn.into()).ok();
                 return answer;
             }
@@ -253,7 +253,11 @@ impl Instance {
     /// Whether a call may be sent behind the one that runs: there is one, and it has not been running for long.
     pub fn flows(&self) -> bool {
         let talk = lock(&self.talk);
-        !talk.open.is_empty() && talk.stale.is_empty() && talk.front_since.elapsed() < STUCK / 2 && self.alive()
+        self.claims.is_some()
+            && !talk.open.is_empty()
+            && talk.stale.is_empty()
+            && talk.front_since.elapsed() < STUCK / 2
+            && self.alive()
     }
 
     /// Whether the call that runs has been running for so long that those behind it had better go elsewhere.
@@ -275,7 +279,8 @@ impl Instance {
 
     /// The worker claims calls in the order in which they were sent, so those that are left are the last ones.
     fn take_back(&self, talk: &mut Talk) {
-        while talk.open.back().is_some_and(|open| open.behind) && self.claims.take_back() {
+        let Some(claims) = &self.claims else { return };
+        while talk.open.back().is_some_and(|open| open.behind) && claims.take_back() {
             if let Some(open) = talk.open.pop_back() {
                 talk.stale.push(open.id);
                 open.waiter.send(WorkerAnswer::Withdrawn.into()).ok();

@@ -6,6 +6,7 @@
 mod crowd;
 pub mod instance;
 pub mod policy;
+mod served;
 mod start;
 pub mod tap;
 
@@ -25,7 +26,7 @@ use crate::templates::Templates;
 use crowd::Crowd;
 use instance::{Answered, Instance};
 use policy::{PoolView, Predictor, Runs};
-pub(crate) use start::error_json;
+pub(crate) use start::{civil, error_json};
 
 /// How a node runs its instances; the server's settings.
 #[derive(Debug, Clone)]
@@ -74,6 +75,8 @@ pub struct Shared {
     pub cores: u32,
     /// How many want them.
     crowd: Crowd,
+    /// The server has no privilege of its own.
+    pub rootless: bool,
     ids: AtomicU64,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
@@ -96,6 +99,7 @@ impl Shared {
             0 => machine_memory() / 4 * 3,
             mib => u64::from(mib) << 20,
         };
+        let rootless = driver.rootless();
         Arc::new(Shared {
             driver,
             templates,
@@ -111,6 +115,7 @@ impl Shared {
             memory_used: AtomicU64::new(0),
             cores: cores as u32,
             crowd: Crowd::new(),
+            rootless,
             ids: AtomicU64::new(1),
             pools: Mutex::default(),
             limits,
@@ -556,7 +561,7 @@ impl Pool {
             let idle: Vec<u64> = inner.all.iter().filter(|(_, e)| e.active == 0).map(|(id, _)| *id).collect();
             idle.into_iter().filter_map(|id| inner.all.remove(&id)).collect::<Vec<_>>()
         };
-        ended.iter().for_each(|entry| entry.instance.kill());
+        ended.iter().for_each(|entry| entry.instance.process.retire());
     }
 
     fn view(&self, inner: &Inner) -> PoolView {
@@ -735,7 +740,7 @@ impl Pool {
                 }
             }
         }
-        ended.iter().for_each(|entry| entry.instance.kill());
+        ended.iter().for_each(|entry| entry.instance.process.retire());
     }
 
     /// Takes the peak of the last period into the prediction and starts what it wants, when there is room.
@@ -768,7 +773,7 @@ impl Pool {
             inner.all.remove(&id)
         };
         if let Some(entry) = ended {
-            entry.instance.kill();
+            entry.instance.process.retire();
         }
     }
 

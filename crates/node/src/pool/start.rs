@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
-use offshoot_model::{Error, ErrorKind, FunctionError, Language, Network, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Language, Network, RuntimeName, StartKind};
 use offshoot_sandbox::control::State;
 use offshoot_sandbox::process::Exit;
 use offshoot_sandbox::{BoxRequest, Origin, Sandbox, SandboxError, Template};
@@ -31,6 +31,8 @@ const PIDS: u32 = 512;
 const NOFILE: u64 = 1024;
 /// What stands for each part of a credential in a function's environment.
 const NO_CREDENTIAL: &str = "offshoot";
+/// How much longer than its initialisation may take an environment has to say that it did.
+const SERVED_GRACE: Duration = Duration::from_secs(1);
 /// How long a function that could not be made a template is started the ordinary way before that is tried again.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
 
@@ -76,7 +78,7 @@ struct FunctionPart<'a> {
 }
 
 /// A worker that has said `ready`, with what it took.
-struct Loaded {
+pub(super) struct Loaded {
     sandbox: Sandbox,
     birth: Birth,
     tap: Arc<LogTap>,
@@ -93,9 +95,8 @@ impl Pool {
         }
         self.shared.runtimes.ready().await;
         let began = Instant::now();
-        self.shared.registry.verify_code(&self.version.code).await.map_err(Refusal::Platform)?;
-        if let Some(opt) = &self.version.opt {
-            self.shared.registry.verify_code(opt).await.map_err(Refusal::Platform)?;
+        for tree in std::iter::once(&self.version.code).chain(&self.version.opt) {
+            self.shared.registry.verify_code(tree).await.map_err(Refusal::Platform)?;
         }
         let mut starting = std::pin::pin!(self.start_somehow());
         let loaded = match tokio::time::timeout(HOLD, &mut starting).await {
@@ -139,7 +140,7 @@ impl Pool {
     }
 
     async fn start_somehow(self: &Arc<Self>) -> Result<Loaded, Refusal> {
-        if self.version.config.snapshot {
+        if self.version.config.snapshot && !self.is_served() {
             match self.restore().await {
                 Ok(Some(loaded)) => return Ok(loaded),
                 Ok(None) => {}
@@ -147,6 +148,13 @@ impl Pool {
             }
         }
         let installed = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual;
+        if self.is_served() {
+            // As with a clone: what was killed from outside before it was ready gets a second start.
+            return match self.start_served(&installed).await {
+                Err(Refusal::Init(failure)) if failure.killed => self.start_served(&installed).await,
+                other => other,
+            };
+        }
         if let Ok(template) = self.shared.templates.get(&installed).await {
             match self.clone_box(&template, false).await {
                 Ok((sandbox, start)) => {
@@ -186,6 +194,9 @@ impl Pool {
 
     /// The function's own template, made now if there is none. `None`: not possible now, start another way.
     pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Option<Arc<Template>>, Refusal> {
+        if self.is_served() {
+            return Ok(None);
+        }
         let mut state = self.snapshot.lock().await;
         if let Some(live) = state.live() {
             return Ok(Some(live));
@@ -243,10 +254,11 @@ impl Pool {
         template.map(Arc::new).ok_or_else(|| failed("this worker cannot be made a template".into()))
     }
 
-    fn request(&self, snapshot: bool) -> BoxRequest {
+    pub(super) fn request(&self, snapshot: bool) -> BoxRequest {
         let config = &self.version.config;
         BoxRequest {
             code: self.version.code.as_str().to_owned(),
+            opt: self.version.opt.as_ref().map(|opt| opt.as_str().to_owned()),
             memory: config.memory.bytes(),
             pids: PIDS,
             nofile: NOFILE,
@@ -257,7 +269,7 @@ impl Pool {
     }
 
     /// Tells the worker what to load, and waits until it has.
-    async fn load(
+    pub(super) async fn load(
         self: &Arc<Self>,
         mut sandbox: Sandbox,
         kind: StartKind,
@@ -265,7 +277,9 @@ impl Pool {
         snapshot: bool,
     ) -> Result<Loaded, Refusal> {
         let began = Instant::now();
-        let limit = Duration::from_millis(self.shared.limits.init_ms);
+        // A program of the function's own that takes longer is said to be ready, and its first call waits for it (AWS).
+        let more = if self.is_served() { SERVED_GRACE } else { Duration::ZERO };
+        let limit = Duration::from_millis(self.shared.limits.init_ms) + more;
         let runtime = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual.name;
         let Some((stdout, stderr)) = sandbox.logs.take() else {
             return Err(Refusal::Platform(Error::new(ErrorKind::Internal, "a box without log pipes")));
@@ -396,11 +410,7 @@ impl Pool {
             ("AWS_LAMBDA_LOG_STREAM_NAME", &log_stream),
             ("_HANDLER", &config.handler),
         ];
-        // Where AWS's runtimes look for modules, layers first.
-        let node_path = format!(
-            "/opt/nodejs/node{}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task",
-            config.runtime.major
-        );
+        let node_path = node_path(config.runtime);
         if config.runtime.language == Language::Node {
             env.push(("NODE_PATH", &node_path));
         }
@@ -446,6 +456,14 @@ impl Pool {
     }
 }
 
+/// Where Node.js looks for modules that are not beside the code: AWS's list, of which layers are what is there.
+fn node_path(runtime: RuntimeName) -> String {
+    let major = runtime.major;
+    format!(
+        "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
+    )
+}
+
 /// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`.
 fn log_stream(now_ms: u64, version: &str, seed: &[u8; 32]) -> String {
     let (y, m, d) = civil(now_ms / 86_400_000);
@@ -457,7 +475,7 @@ fn log_stream(now_ms: u64, version: &str, seed: &[u8; 32]) -> String {
 }
 
 /// Year, month and day of a day number since 1970-01-01 (Gregorian; Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
     let era = z / 146_097;
     let doe = z % 146_097;
@@ -476,7 +494,7 @@ fn text(body: Bytes) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 
-fn refused(error: SandboxError) -> Refusal {
+pub(super) fn refused(error: SandboxError) -> Refusal {
     let kind = match &error {
         SandboxError::NoRoom(_) => ErrorKind::NoCapacity,
         _ => ErrorKind::StartFailed,

@@ -1,7 +1,7 @@
 //! What a deployed tree is: its language, runtime, handler and calling convention, found from the files where the deployment
 //! does not say. What is said wins, and is checked: the runtime must be on this machine and the handler's file in the tree.
 //!
-//! The order, when nothing is said: a root `index.js`, `.mjs` or `.cjs`; then `lambda_function.py`; then `main` of
+//! The order, when nothing is said: a `bootstrap` in the root, which makes it a custom runtime; then a root `index.js`, `.mjs` or `.cjs`; then `lambda_function.py`; then `main` of
 //! `package.json`; then the other names of `NODE_FILES`, then of `PYTHON_FILES`. It reads file names and `package.json`, never
 //! runs or parses code, and sets nothing but these four values.
 
@@ -17,6 +17,9 @@ const NODE_FILES: &[&str] = &["index", "app", "main", "handler", "lambda"];
 const PYTHON_FILES: &[&str] = &["lambda_function", "index", "main", "app", "handler", "function"];
 /// AWS's default for Python, and the one handler that is called by AWS's convention unless told otherwise.
 const AWS_PYTHON: &str = "lambda_function.lambda_handler";
+
+/// The program of a custom runtime, in the root.
+const BOOTSTRAP: &str = "bootstrap";
 
 /// Nobody writes a longer one by hand.
 const MAX_PACKAGE_JSON: u64 = 1 << 20;
@@ -47,6 +50,9 @@ pub(super) fn candidate_files() -> impl Iterator<Item = String> {
 /// handler that is given with it still works.
 pub(super) fn detect(tree: &Tree, stripped: Option<&str>, said: Said, table: &RuntimeTable) -> Result<Found, Error> {
     let language = said.runtime.map(|r| r.language);
+    if language.map_or_else(|| only_bootstrap(tree, said.handler), |l| l == Language::Provided) {
+        return provided(said);
+    }
     let (language, handler) = match said.handler {
         Some(handler) => given(tree, stripped, handler, language)?,
         None => search(tree, language)?,
@@ -60,8 +66,27 @@ pub(super) fn detect(tree: &Tree, stripped: Option<&str>, said: Said, table: &Ru
     Ok(Found { runtime, handler, convention: said.convention.unwrap_or(usual) })
 }
 
+/// Whether a tree is its own program: it has a bootstrap, and no handler of another language is named.
+fn only_bootstrap(tree: &Tree, handler: Option<&str>) -> bool {
+    let other = |h: &str| Language::ALL.iter().any(|l| has_handler(tree, h, *l));
+    tree.is_file(BOOTSTRAP) && !handler.is_some_and(other)
+}
+
+/// A custom runtime: its handler is a text that only its own program reads, and its program may come with a layer.
+fn provided(said: Said) -> Result<Found, Error> {
+    Ok(Found {
+        runtime: said.runtime.unwrap_or(RuntimeName::BOOTSTRAP),
+        handler: said.handler.unwrap_or(BOOTSTRAP).to_owned(),
+        convention: said.convention.unwrap_or(Convention::Event),
+    })
+}
+
 /// Whether something that a worker would load for this handler is in the tree.
 pub(super) fn has_handler(tree: &Tree, handler: &str, language: Language) -> bool {
+    if language == Language::Provided {
+        // Its program may come with a layer; but code of another language, and no program, is another function.
+        return tree.is_file(BOOTSTRAP) || search(tree, None).is_err();
+    }
     let (dir, leaf) = module_of(handler, language);
     let compiled = || {
         let names = tree.names(dir.trim_end_matches('/')).unwrap_or_default();
@@ -70,6 +95,7 @@ pub(super) fn has_handler(tree: &Tree, handler: &str, language: Language) -> boo
     let more: &[&str] = match language {
         Language::Node => &["/index.js", "/package.json"],
         Language::Python => &[".pyc", "/__init__.py"],
+        Language::Provided => &[],
     };
     files_of(handler, language).iter().any(|f| tree.is_file(f))
         || more.iter().any(|end| tree.is_file(&format!("{dir}{leaf}{end}")))
@@ -87,6 +113,7 @@ fn module_of(handler: &str, language: Language) -> (String, String) {
             handler[..end].to_owned()
         }
         Language::Python => handler.rsplit_once('.').map_or(handler, |(module, _)| module).replace('.', "/"),
+        Language::Provided => BOOTSTRAP.to_owned(),
     };
     match path.rsplit_once('/') {
         Some((dir, leaf)) => (format!("{dir}/"), leaf.to_owned()),
@@ -100,6 +127,7 @@ fn files_of(handler: &str, language: Language) -> Vec<String> {
     match language {
         Language::Node => NODE_EXTENSIONS.iter().map(|ext| format!("{dir}{leaf}.{ext}")).collect(),
         Language::Python => vec![format!("{dir}{leaf}.py")],
+        Language::Provided => vec![format!("{dir}{leaf}")],
     }
 }
 
@@ -177,6 +205,7 @@ fn search(tree: &Tree, language: Option<Language>) -> Result<(Language, String),
             let advice = match language {
                 Some(Language::Node) => "add index.js with exports.handler",
                 Some(Language::Python) => "add lambda_function.py with def lambda_handler(event, context)",
+                Some(Language::Provided) => "add an executable bootstrap",
                 None => {
                     "add index.js with exports.handler, or lambda_function.py with def lambda_handler(event, context)"
                 }
@@ -269,6 +298,26 @@ mod tests {
         for (files, runtime, handler) in cases {
             assert_eq!(handler_of(files), ((*runtime).to_owned(), (*handler).to_owned()), "{files:?}");
         }
+    }
+
+    #[test]
+    fn a_bootstrap_is_a_custom_runtime_unless_something_else_is_said() {
+        assert_eq!(handler_of(&["bootstrap"]), ("provided.al2023".to_owned(), "bootstrap".to_owned()));
+        assert_eq!(handler_of(&["bootstrap", "index.js"]).0, "provided.al2023");
+        let files = [("bootstrap", ""), ("index.js", "")];
+        let node = Said { runtime: Some(RuntimeName::parse("nodejs20.x").unwrap()), ..Said::default() };
+        assert_eq!(found(&files, node).unwrap().handler, "index.handler");
+        assert_eq!(
+            found(&files, Said { handler: Some("index.handler"), ..Said::default() }).unwrap().runtime.language,
+            Language::Node
+        );
+        let own = Said { handler: Some("hello.handler"), ..Said::default() };
+        assert_eq!(found(&files, own).unwrap().runtime, RuntimeName::BOOTSTRAP);
+        let al2 = RuntimeName::parse("provided.al2").unwrap();
+        let said = Said { runtime: Some(al2), handler: Some("not::checked"), ..Said::default() };
+        let layered = found(&[("readme", "")], said).unwrap();
+        assert_eq!((layered.runtime, layered.handler.as_str()), (al2, "not::checked"));
+        assert_eq!(layered.convention, Convention::Event);
     }
 
     #[test]

@@ -107,6 +107,11 @@ impl Version {
     pub fn label(&self) -> String {
         self.number.map_or_else(|| "$LATEST".to_owned(), |n| n.to_string())
     }
+
+    /// Whether its boxes show this tree of the code store.
+    fn shows(&self, digest: &CodeDigest) -> bool {
+        self.code == *digest || self.opt.as_ref() == Some(digest)
+    }
 }
 
 /// Exact counters of one function; written to the store every second and at shutdown.
@@ -400,10 +405,9 @@ impl Registry {
     }
 
     fn refers_to(&self, digest: &CodeDigest) -> bool {
-        let stands_on = |v: &Version| v.code == *digest || v.opt.as_ref() == Some(digest);
-        let current = self.table.read().unwrap_or_else(PoisonError::into_inner).values().any(|v| stands_on(v));
+        let current = self.table.read().unwrap_or_else(PoisonError::into_inner).values().any(|v| v.shows(digest));
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        current || retired.iter().filter_map(Weak::upgrade).any(|v| stands_on(&v)) || self.shelf.refers_to(digest)
+        current || retired.iter().filter_map(Weak::upgrade).any(|v| v.shows(digest)) || self.shelf.refers_to(digest)
     }
 
     pub(crate) fn require(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {

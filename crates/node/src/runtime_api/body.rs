@@ -1,0 +1,259 @@
+//! What a runtime sends as an answer: bytes with trailers, within a limit; a stream's prelude; an error's type and cause.
+//!
+//! Pure but for reading the request's body. It collects a stream into one answer; whoever is to pass streams on needs another
+//! `collect` and the same `Ending`, `prelude` and names.
+
+use base64_lite::decode;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use offshoot_model::HttpReply;
+use serde_json::{Map, Value};
+
+/// A stream or a buffer: the only value that this header may have.
+pub const MODE: &str = "lambda-runtime-function-response-mode";
+/// An error's type, as a header and as a trailer.
+pub const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
+/// An error in the middle of a stream, as a trailer: base64 of its JSON.
+pub const ERROR_BODY: &str = "lambda-runtime-function-error-body";
+/// A stream that begins with an HTTP status and headers.
+pub const HTTP_INTEGRATION: &str = "application/vnd.awslambda.http-integration-response";
+/// An error whose body holds its cause for tracing.
+const ERROR_WITH_CAUSE: &str = "application/vnd.aws.lambda.error.cause+json";
+/// What is read and thrown away of a body that is too large, so that its sender hears why, in bytes.
+const DRAIN: usize = 64 << 20;
+/// The end of a prelude.
+const PRELUDE_END: [u8; 8] = [0; 8];
+/// The longest prelude, in bytes.
+const MAX_PRELUDE: usize = 64 << 10;
+
+/// How a body ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Whole, with no error in its trailers.
+    Whole(Bytes),
+    /// With an error in its trailers: the error's JSON.
+    Failed(Bytes),
+    /// It is larger than it may be.
+    TooLarge,
+    /// The connection broke off in the middle.
+    Truncated,
+}
+
+/// Reads a body and its trailers; more than `limit` bytes are not kept.
+pub async fn collect(mut body: Incoming, limit: usize) -> Ending {
+    let mut bytes = BytesMut::new();
+    let mut size = 0usize;
+    let mut trailers = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Ending::Truncated };
+        match frame.into_data() {
+            Ok(data) => {
+                size = size.saturating_add(data.len());
+                if size > limit.saturating_add(DRAIN) {
+                    return Ending::TooLarge;
+                }
+                if size <= limit {
+                    bytes.extend_from_slice(&data);
+                } else {
+                    bytes = BytesMut::new();
+                }
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    if size > limit {
+        return Ending::TooLarge;
+    }
+    match trailers.as_ref().and_then(trailing_error) {
+        Some(error) => Ending::Failed(error),
+        None => Ending::Whole(bytes.freeze()),
+    }
+}
+
+/// The error that the trailers of a stream tell of.
+fn trailing_error(trailers: &HeaderMap) -> Option<Bytes> {
+    let text = |name: &str| trailers.get(name).map(|v| v.as_bytes()).filter(|v| !v.is_empty());
+    let (kind, body) = (text(ERROR_TYPE), text(ERROR_BODY));
+    if kind.is_none() && body.is_none() {
+        return None;
+    }
+    let body = body.and_then(decode).filter(|b| serde_json::from_slice::<Value>(b).is_ok());
+    Some(
+        body.map_or_else(
+            || Bytes::from(error(&clean_error_type(kind), "the response ended with an error")),
+            Bytes::from,
+        ),
+    )
+}
+
+/// Splits what a stream with a prelude says of status and headers from its bytes. `None`: it is no such stream.
+pub fn prelude(headers: &HeaderMap, body: &Bytes) -> Option<(HttpReply, Bytes)> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    if kind.split(';').next()?.trim() != HTTP_INTEGRATION {
+        return None;
+    }
+    let end = body.windows(PRELUDE_END.len()).take(MAX_PRELUDE).position(|w| w == PRELUDE_END)?;
+    let said: Map<String, Value> = serde_json::from_slice(&body[..end]).ok()?;
+    let status = said.get("statusCode").and_then(Value::as_u64).and_then(|s| u16::try_from(s).ok()).unwrap_or(200);
+    let mut headers = Vec::new();
+    for (name, value) in said.get("headers").and_then(Value::as_object).into_iter().flatten() {
+        headers.push((name.clone(), plain(value)));
+    }
+    for (name, values) in said.get("multiValueHeaders").and_then(Value::as_object).into_iter().flatten() {
+        headers.extend(values.as_array().into_iter().flatten().map(|v| (name.clone(), plain(v))));
+    }
+    for cookie in said.get("cookies").and_then(Value::as_array).into_iter().flatten() {
+        headers.push(("set-cookie".to_owned(), plain(cookie)));
+    }
+    Some((HttpReply { status, headers }, body.slice(end + PRELUDE_END.len()..)))
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What the caller gets of a posted error: the body as it came; without its cause, where it was sent with one; and an error
+/// made of its type where it is empty.
+pub fn posted_error(headers: &HeaderMap, body: Bytes) -> Bytes {
+    let kind = headers.get(ERROR_TYPE).map(|v| v.as_bytes());
+    if headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes() == ERROR_WITH_CAUSE.as_bytes()) {
+        let Ok(said) = serde_json::from_slice::<Map<String, Value>>(&body) else {
+            return Bytes::from_static(b"\"Invalid error body\"");
+        };
+        let kept = ["errorMessage", "errorType", "stackTrace"];
+        let kept: Map<String, Value> = said.into_iter().filter(|(k, _)| kept.contains(&k.as_str())).collect();
+        return Bytes::from(Value::Object(kept).to_string());
+    }
+    if body.is_empty() { Bytes::from(error(&clean_error_type(kind), "")) } else { body }
+}
+
+/// An error type as AWS lets it through: `Runtime.` or `Function.` and a capitalised word somewhere in it, or `Unknown`.
+pub fn clean_error_type(given: Option<&[u8]>) -> String {
+    let text = given.and_then(|g| std::str::from_utf8(g).ok()).unwrap_or_default();
+    let fits = |at: usize, prefix: &str| {
+        let mut rest = text[at + prefix.len()..].bytes();
+        rest.next().is_some_and(|b| b.is_ascii_uppercase()) && rest.next().is_some_and(|b| b.is_ascii_alphabetic())
+    };
+    let found = ["Runtime.", "Function."].iter().any(|p| text.match_indices(p).any(|(at, _)| fits(at, p)));
+    match (found, text.starts_with("Function.")) {
+        (true, _) => text.to_owned(),
+        (false, true) => "Function.Unknown".to_owned(),
+        (false, false) => "Runtime.Unknown".to_owned(),
+    }
+}
+
+/// An error's JSON.
+pub fn error(kind: &str, message: &str) -> String {
+    serde_json::json!({"errorType": kind, "errorMessage": message}).to_string()
+}
+
+/// Base64 as RFC 4648 has it, for the one trailer that is written in it.
+mod base64_lite {
+    /// The bytes, or nothing when a character is not of the alphabet.
+    pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
+        let text = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+        let mut out = Vec::with_capacity(text.len() / 4 * 3 + 2);
+        for group in text.chunks(4) {
+            let mut bits = 0u32;
+            for byte in group {
+                bits = bits << 6 | u32::from(digit(*byte)?);
+            }
+            match group.len() {
+                4 => out.extend_from_slice(&bits.to_be_bytes()[1..]),
+                3 => out.extend_from_slice(&(bits << 6).to_be_bytes()[1..3]),
+                2 => out.push((bits << 12).to_be_bytes()[1]),
+                _ => return None,
+            }
+        }
+        Some(out)
+    }
+
+    fn digit(byte: u8) -> Option<u8> {
+        Some(match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_str(v).unwrap())).collect()
+    }
+
+    #[test]
+    fn error_types_are_cleaned_as_aws_cleans_them() {
+        for (given, kept) in [
+            ("Runtime.ExitError", "Runtime.ExitError"),
+            ("Function.MyError", "Function.MyError"),
+            ("xRuntime.Abc", "xRuntime.Abc"),
+            ("Function.lower", "Function.Unknown"),
+            ("Runtime.A", "Runtime.Unknown"),
+            ("Runtime.lower", "Runtime.Unknown"),
+            ("unhandled", "Runtime.Unknown"),
+            ("", "Runtime.Unknown"),
+        ] {
+            assert_eq!(clean_error_type(Some(given.as_bytes())), kept, "{given}");
+        }
+        assert_eq!(clean_error_type(None), "Runtime.Unknown");
+        assert_eq!(clean_error_type(Some(b"\xff")), "Runtime.Unknown");
+    }
+
+    #[test]
+    fn trailers_tell_of_errors() {
+        assert_eq!(trailing_error(&headers(&[("x-other", "1")])), None);
+        // {"errorType":"E"}
+        let both = headers(&[(ERROR_TYPE, "Runtime.StreamError"), (ERROR_BODY, "eyJlcnJvclR5cGUiOiJFIn0=")]);
+        assert_eq!(trailing_error(&both).unwrap(), &br#"{"errorType":"E"}"#[..]);
+        for broken in ["!!!", "Zm9v", "e"] {
+            let error = trailing_error(&headers(&[(ERROR_TYPE, "Runtime.StreamError"), (ERROR_BODY, broken)])).unwrap();
+            assert!(String::from_utf8_lossy(&error).contains("Runtime.StreamError"), "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_prelude_is_split_off() {
+        let kind = headers(&[("content-type", HTTP_INTEGRATION)]);
+        let body = Bytes::from_static(
+            b"{\"statusCode\":201,\"headers\":{\"a\":\"b\",\"n\":1},\"cookies\":[\"c=1\"]}\0\0\0\0\0\0\0\0the\0body",
+        );
+        let (reply, rest) = prelude(&kind, &body).unwrap();
+        let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
+        assert_eq!((reply.status, rest), (201, Bytes::from_static(b"the\0body")));
+        assert_eq!(reply.headers, [pair("a", "b"), pair("n", "1"), pair("set-cookie", "c=1")]);
+        assert_eq!(prelude(&HeaderMap::new(), &body), None);
+        assert_eq!(prelude(&kind, &Bytes::from_static(b"{\"statusCode\":201}")), None);
+        assert_eq!(prelude(&kind, &Bytes::from_static(b"nonsense\0\0\0\0\0\0\0\0x")), None);
+    }
+
+    #[test]
+    fn posted_errors_pass_through_but_for_their_cause() {
+        let body = Bytes::from_static(br#"{"errorMessage":"m","errorType":"T","cause":{"x":1},"stackTrace":[]}"#);
+        assert_eq!(posted_error(&HeaderMap::new(), body.clone()), body);
+        let cause = headers(&[("content-type", ERROR_WITH_CAUSE)]);
+        let kept = posted_error(&cause, body);
+        assert_eq!(kept, &br#"{"errorMessage":"m","errorType":"T","stackTrace":[]}"#[..]);
+        assert_eq!(posted_error(&cause, Bytes::from_static(b"{")), &b"\"Invalid error body\""[..]);
+        let empty = posted_error(&headers(&[(ERROR_TYPE, "Function.Bad")]), Bytes::new());
+        assert!(String::from_utf8_lossy(&empty).contains("Function.Bad"));
+    }
+
+    #[test]
+    fn base64_is_decoded() {
+        for (text, bytes) in [("", &b""[..]), ("Zg==", b"f"), ("Zm8=", b"fo"), ("Zm9v", b"foo"), ("Zm9vYg==", b"foob")]
+        {
+            assert_eq!(decode(text.as_bytes()).unwrap(), bytes);
+        }
+        assert!(decode(b"Z").is_none() && decode(b"Zm9\n").is_none());
+    }
+}

@@ -1,0 +1,438 @@
+//! The Telemetry API 2022-07-01: what happens in an environment and what its programs print, told to the extensions that
+//! subscribed. And the metadata endpoint, and the Logs API 2020-08-15 that telemetry replaced, which is answered as AWS's
+//! emulator does.
+//!
+//! Connections to extensions are made by the box's init, inside the box and with its rights, never by the server. A
+//! subscriber that does not keep up loses events and is told how many; nothing here makes a call wait.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::body::{self, Ending};
+use super::http::{Reply, error, not_allowed, not_found, text, too_large, with_type};
+use super::subscription::{self, Destination, Subscription};
+use super::{Environment, News, extensions, random_id};
+use crate::pool::tap::now_ms;
+
+/// What a function may know of where it runs.
+const METADATA: &str = "/2026-01-15/metadata/execution-environment";
+/// The longest subscription, in bytes.
+const MAX_SUBSCRIPTION: usize = 64 << 10;
+/// Events that wait for a subscriber to take them, at most, and their bytes.
+const QUEUE: usize = 4096;
+const QUEUE_BYTES: usize = 2 << 20;
+/// Events from before a subscription that it is told of, at most, and their bytes.
+const BACKLOG: usize = 256;
+const BACKLOG_BYTES: usize = 256 << 10;
+/// How long an extension may take for one portion.
+const DELIVERY: Duration = Duration::from_secs(5);
+/// What is read of an extension's answer, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Answers what is neither the Runtime API nor the Extensions API.
+pub async fn route(environment: &Arc<Environment>, path: &str, request: Request<Incoming>) -> Reply {
+    match (path, request.method()) {
+        ("/2022-07-01/telemetry", &Method::PUT) => subscribe(environment, request).await,
+        ("/2020-08-15/logs", &Method::PUT) => {
+            error(StatusCode::ACCEPTED, "Logs.NotSupported", "Logs API is not supported")
+        }
+        (METADATA, &Method::GET) => metadata(environment, &request),
+        (METADATA, _) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+        ("/2022-07-01/telemetry" | "/2020-08-15/logs", _) => not_allowed(),
+        _ => not_found(),
+    }
+}
+
+fn metadata(environment: &Arc<Environment>, request: &Request<Incoming>) -> Reply {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
+    if given != Some(environment.metadata_token().as_bytes()) {
+        return text(StatusCode::UNAUTHORIZED, "Unauthorized");
+    }
+    let mut reply =
+        with_type(StatusCode::OK, "application/json", Bytes::from_static(b"{\"AvailabilityZoneID\":\"use1-az1\"}"));
+    let cache = HeaderValue::from_static("private, max-age=43200, immutable");
+    reply.headers_mut().insert(header::CACHE_CONTROL, cache);
+    reply
+}
+
+async fn subscribe(environment: &Arc<Environment>, request: Request<Incoming>) -> Reply {
+    if !environment.telemetry().supported {
+        // Without an external extension there is nobody in the box to make the connection.
+        return error(StatusCode::ACCEPTED, "Telemetry.NotSupported", "Telemetry API is not supported");
+    }
+    let id = match extensions::identified(request.headers()) {
+        Ok(id) => id,
+        Err(reply) => return *reply,
+    };
+    let Some(name) = environment.extension_name(&id) else {
+        let kind = "Extension.UnknownExtensionIdentifier";
+        return error(StatusCode::FORBIDDEN, kind, &format!("Unknown extension {id}"));
+    };
+    let Ending::Whole(bytes) = body::collect(request.into_body(), MAX_SUBSCRIPTION).await else {
+        return too_large(MAX_SUBSCRIPTION);
+    };
+    let wanted = match subscription::read(&bytes) {
+        Ok(wanted) => wanted,
+        Err(why) => return error(StatusCode::BAD_REQUEST, "ValidationError", &why),
+    };
+    let kinds = wanted.kinds.clone();
+    if !environment.telemetry().subscribe(environment, &name, wanted) {
+        let message = "Telemetry API subscription is closed";
+        return error(StatusCode::FORBIDDEN, "Telemetry.SubscriptionClosed", message);
+    }
+    let record = json!({"name": name, "state": "Subscribed", "types": kinds});
+    environment.telemetry().tell("platform", "platform.telemetrySubscription", record);
+    with_type(StatusCode::OK, "application/json", Bytes::from_static(b"\"OK\""))
+}
+
+/// Who is told what in one environment.
+pub struct Telemetry {
+    supported: bool,
+    hub: Mutex<Hub>,
+    flush: Arc<Notify>,
+}
+
+struct Hub {
+    open: bool,
+    /// What was told before initialisation was over, for those who subscribe meanwhile.
+    backlog: Vec<(&'static str, Bytes)>,
+    /// By the extension's name: who subscribes again replaces what it had.
+    subscribers: HashMap<String, Subscriber>,
+}
+
+struct Subscriber {
+    kinds: Vec<&'static str>,
+    queue: mpsc::Sender<Bytes>,
+    /// Bytes in the queue.
+    queued: Arc<AtomicUsize>,
+    lost: Lost,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What a subscriber did not take: records and bytes.
+type Lost = Arc<Mutex<(u64, u64)>>;
+
+impl Subscriber {
+    /// Queues an event of a kind that it wants, or counts it as lost.
+    fn offer(&self, kind: &str, event: &Bytes) {
+        if !self.kinds.contains(&kind) {
+            return;
+        }
+        let size = event.len();
+        let fits = self.queued.fetch_add(size, Ordering::Relaxed) + size <= QUEUE_BYTES;
+        if !fits || self.queue.try_send(event.clone()).is_err() {
+            self.queued.fetch_sub(size, Ordering::Relaxed);
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            *lost = (lost.0 + 1, lost.1 + size as u64);
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Telemetry {
+    /// `supported`: there is an init in the box that can connect to an extension.
+    pub fn new(supported: bool) -> Self {
+        let hub = Hub { open: true, backlog: Vec::new(), subscribers: HashMap::new() };
+        Telemetry { supported, hub: Mutex::new(hub), flush: Arc::new(Notify::new()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscribe(&self, environment: &Arc<Environment>, name: &str, wanted: Subscription) -> bool {
+        let mut hub = self.lock();
+        if !hub.open {
+            return false;
+        }
+        let (queue, events) = mpsc::channel(QUEUE);
+        let (lost, queued) = (Lost::default(), Arc::new(AtomicUsize::new(0)));
+        let kinds = wanted.kinds.clone();
+        let delivery = Delivery {
+            wanted,
+            events,
+            queued: queued.clone(),
+            lost: lost.clone(),
+            flush: self.flush.clone(),
+            news: environment.news.clone(),
+        };
+        let subscriber = Subscriber { kinds, queue, queued, lost, task: tokio::spawn(delivery.run()) };
+        for (kind, event) in &hub.backlog {
+            subscriber.offer(kind, event);
+        }
+        hub.subscribers.insert(name.to_owned(), subscriber);
+        true
+    }
+
+    /// Initialisation is over: nobody subscribes any more.
+    pub fn close(&self) {
+        let mut hub = self.lock();
+        hub.open = false;
+        hub.backlog = Vec::new();
+    }
+
+    /// What waits is sent now, as far as it can be.
+    pub fn flush(&self) {
+        self.flush.notify_waiters();
+    }
+
+    /// Tells of an event. Never waits.
+    pub fn tell(&self, kind: &'static str, name: &str, record: Value) {
+        if !self.supported {
+            return;
+        }
+        let event = json!({"time": timestamp(now_ms()), "type": name, "record": record});
+        let event = Bytes::from(event.to_string());
+        let mut hub = self.lock();
+        hub.subscribers.values().for_each(|subscriber| subscriber.offer(kind, &event));
+        let kept: usize = hub.backlog.iter().map(|(_, event)| event.len()).sum();
+        if hub.open && hub.backlog.len() < BACKLOG && kept + event.len() <= BACKLOG_BYTES {
+            hub.backlog.push((kind, event));
+        }
+    }
+}
+
+/// What brings events to one subscriber.
+struct Delivery {
+    wanted: Subscription,
+    events: mpsc::Receiver<Bytes>,
+    queued: Arc<AtomicUsize>,
+    lost: Lost,
+    flush: Arc<Notify>,
+    news: mpsc::UnboundedSender<News>,
+}
+
+impl Delivery {
+    async fn run(mut self) {
+        while let Some(portion) = self.portion().await {
+            let sent = tokio::time::timeout(DELIVERY, self.deliver(&portion)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                tracing::debug!("an extension did not take its telemetry");
+                let bytes: usize = portion.iter().map(Bytes::len).sum();
+                let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+                *lost = (lost.0 + portion.len() as u64, lost.1 + bytes as u64);
+            }
+        }
+    }
+
+    /// The next events: as many as fit, or those that came within the time that they may wait.
+    async fn portion(&mut self) -> Option<Vec<Bytes>> {
+        let first = self.events.recv().await?;
+        self.queued.fetch_sub(first.len(), Ordering::Relaxed);
+        let mut size = first.len();
+        let mut portion = vec![first];
+        let flush = self.flush.clone();
+        let flushed = flush.notified();
+        let waited = tokio::time::sleep(self.wanted.timeout);
+        tokio::pin!(waited, flushed);
+        while portion.len() < self.wanted.max_items && size < self.wanted.max_bytes {
+            tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(event) => {
+                        self.queued.fetch_sub(event.len(), Ordering::Relaxed);
+                        size += event.len();
+                        portion.push(event);
+                    }
+                    None => break,
+                },
+                () = &mut flushed => break,
+                () = &mut waited => break,
+            }
+        }
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        if lost.0 > 0 {
+            let record = json!({
+                "droppedRecords": lost.0, "droppedBytes": lost.1, "reason": "Consumer seems to have fallen behind",
+            });
+            let event = json!({"time": timestamp(now_ms()), "type": "platform.logsDropped", "record": record});
+            portion.push(Bytes::from(event.to_string()));
+        }
+        Some(portion)
+    }
+
+    async fn deliver(&self, portion: &[Bytes]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (tell, made) = oneshot::channel();
+        self.news.send(News::Connect { port: self.wanted.destination.port(), tell })?;
+        let stream = std::net::TcpStream::from(made.await?);
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream)?;
+        match &self.wanted.destination {
+            Destination::Tcp { .. } => {
+                for event in portion {
+                    stream.write_all(event).await?;
+                    stream.write_all(b"\n").await?;
+                }
+                stream.shutdown().await?;
+            }
+            Destination::Http { host, path, .. } => post(stream, host, path, array_of(portion)).await?,
+        }
+        Ok(())
+    }
+}
+
+fn array_of(portion: &[Bytes]) -> Bytes {
+    let mut all = BytesMut::with_capacity(portion.iter().map(|e| e.len() + 1).sum::<usize>() + 2);
+    for (at, event) in portion.iter().enumerate() {
+        all.extend_from_slice(if at == 0 { b"[" } else { b"," });
+        all.extend_from_slice(event);
+    }
+    all.extend_from_slice(b"]");
+    all.freeze()
+}
+
+async fn post(
+    stream: TcpStream,
+    host: &str,
+    path: &str,
+    events: Bytes,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::post(path)
+        .header(header::HOST, host)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("Sequence-Id", random_id())
+        .body(Full::new(events))?;
+    let exchange = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok();
+        if status.is_client_error() || status.is_server_error() {
+            return Err(format!("the extension answered {status}").into());
+        }
+        Ok(())
+    };
+    tokio::select! {
+        done = exchange => done,
+        ended = connection => {
+            ended?;
+            Err("the connection ended before the answer".into())
+        }
+    }
+}
+
+/// RFC 3339, in milliseconds and UTC.
+fn timestamp(ms: u64) -> String {
+    let (year, month, day) = crate::pool::civil(ms / 86_400_000);
+    let (s, ms) = (ms / 1000 % 86_400, ms % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+/// Takes what a program prints on to the function's log, and tells of its lines.
+pub async fn pump(
+    environment: Arc<Environment>,
+    kind: &'static str,
+    from: tokio::net::unix::pipe::Receiver,
+    to: Arc<tokio::sync::Mutex<tokio::net::unix::pipe::Sender>>,
+) {
+    use tokio::io::AsyncReadExt;
+    /// The longest line that is told whole, in bytes.
+    const MAX_LINE: usize = 32 << 10;
+    let mut from = from;
+    let mut line = Vec::new();
+    let mut chunk = vec![0u8; 8192];
+    loop {
+        let read = match from.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(n) => &chunk[..n],
+        };
+        for part in read.split_inclusive(|b| *b == b'\n') {
+            line.extend_from_slice(part);
+            let whole = line.ends_with(b"\n") || line.len() > MAX_LINE;
+            if whole && !whole_line(&environment, kind, &mut line, &to).await {
+                return;
+            }
+        }
+    }
+    if !line.is_empty() {
+        whole_line(&environment, kind, &mut line, &to).await;
+    }
+}
+
+async fn whole_line(
+    environment: &Environment,
+    kind: &'static str,
+    line: &mut Vec<u8>,
+    to: &tokio::sync::Mutex<tokio::net::unix::pipe::Sender>,
+) -> bool {
+    let text = String::from_utf8_lossy(line);
+    environment.telemetry().tell(kind, kind, Value::from(text.trim_end_matches(['\n', '\r'])));
+    // Whole lines, so that what two programs print does not run together.
+    let written = to.lock().await.write_all(line).await.is_ok();
+    line.clear();
+    written
+}
+
+/// Connections that deliveries have asked the box's init for.
+#[derive(Default)]
+pub struct Connecting(HashMap<u64, oneshot::Sender<OwnedFd>>);
+
+impl Connecting {
+    /// Remembers who asked.
+    pub fn wait(&mut self, id: u64, tell: oneshot::Sender<OwnedFd>) {
+        self.0.insert(id, tell);
+    }
+
+    /// Gives a connection to who asked for it; without one, whoever asked hears that there is none.
+    pub fn made(&mut self, id: u64, connection: Option<OwnedFd>) -> bool {
+        let Some(tell) = self.0.remove(&id) else { return false };
+        if let Some(connection) = connection {
+            tell.send(connection).ok();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_aws_writes_them() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(1_709_210_096_007), "2024-02-29T12:34:56.007Z");
+    }
+
+    #[test]
+    fn a_portion_is_an_array() {
+        let events: Vec<Bytes> = ["1", "{}"].iter().map(|e| Bytes::from_static(e.as_bytes())).collect();
+        assert_eq!(array_of(&events), &b"[1,{}]"[..]);
+        assert_eq!(array_of(&events[..1]), &b"[1]"[..]);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_keep_up_is_told_what_it_lost() {
+        let form = br#"{"schemaVersion":"2022-12-13","types":["platform"],"destination":{"protocol":"TCP","port":1}}"#;
+        let (queue, events) = mpsc::channel(QUEUE);
+        let (news, _kept) = mpsc::unbounded_channel();
+        let lost = Lost::default();
+        let wanted = subscription::read(form).unwrap();
+        let queued = Arc::new(AtomicUsize::new(1));
+        let mut delivery = Delivery { wanted, events, queued, lost: lost.clone(), flush: Arc::default(), news };
+        queue.send(Bytes::from_static(b"1")).await.unwrap();
+        *lost.lock().unwrap() = (3, 30);
+        drop(queue);
+        let portion = delivery.portion().await.unwrap();
+        let last: Value = serde_json::from_slice(&portion[1]).unwrap();
+        assert_eq!((&last["type"], &last["record"]["droppedRecords"]), (&json!("platform.logsDropped"), &json!(3)));
+        assert!(delivery.portion().await.is_none());
+    }
+}

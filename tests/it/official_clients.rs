@@ -1,0 +1,345 @@
+//! AWS's own runtime clients, unmodified, against the Runtime API of a box. What cannot be had on this machine (no network, no
+//! compiler) is skipped aloud.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::custom_runtimes::zip_with_modes;
+use crate::harness::{Server, Shared, eventually, parallel, skip};
+
+static SERVER: Shared = Shared::new(&["--keep-alive-ms", "3000"]);
+
+/// A directory that lives as long as the build, so that clients are fetched once.
+fn kept(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// A file of an archive: name, content, mode.
+type File = (String, Vec<u8>, u32);
+
+/// What a command prints, if it succeeds.
+fn said(command: &mut Command) -> Result<String, String> {
+    let done = command.output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if done.status.success() {
+        return Ok(text(&done.stdout));
+    }
+    let error = text(&done.stderr);
+    Err(error.lines().last().unwrap_or_default().to_owned())
+}
+
+/// The files of a directory, with their modes.
+fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+        if entry.file_name() == "__pycache__" || entry.file_name() == "bin" {
+            continue;
+        }
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => files_of(&entry.path(), &format!("{name}/"), into),
+            _ => into.push((name, fs::read(entry.path()).unwrap(), 0o644)),
+        }
+    }
+}
+
+fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
+    let mut all: Vec<(&str, &[u8], u32)> = files.iter().map(|(n, b, m)| (n.as_str(), &b[..], *m)).collect();
+    all.extend_from_slice(more);
+    zip_with_modes(&all)
+}
+
+/// The official client for Python, for the interpreter that every box has: its files.
+fn python_client() -> Option<&'static [File]> {
+    static FILES: OnceLock<Option<Vec<File>>> = OnceLock::new();
+    let files = FILES.get_or_init(|| match install_python_client() {
+        Ok(dir) => {
+            let mut files = Vec::new();
+            files_of(&dir, "", &mut files);
+            Some(files)
+        }
+        Err(why) => {
+            skip("the official client for Python", &why);
+            None
+        }
+    });
+    files.as_deref()
+}
+
+fn install_python_client() -> Result<PathBuf, String> {
+    const MINOR: &str = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let system = said(Command::new("/usr/bin/python3").args(["-c", MINOR]))?;
+    let dir = kept(&format!("awslambdaric-{system}"));
+    if dir.join("awslambdaric").is_dir() {
+        return Ok(dir);
+    }
+    // Whoever has pip and the same version can build it.
+    let fits = |p: &&str| said(Command::new(p).args(["-c", MINOR])).is_ok_and(|v| v == system);
+    let has_pip = |p: &&str| said(Command::new(p).args(["-m", "pip", "--version"])).is_ok();
+    let python = ["/usr/bin/python3", "python3"].into_iter().filter(fits).find(has_pip);
+    let python = python.ok_or_else(|| format!("no pip for Python {system}"))?;
+    let fresh = kept(&format!("awslambdaric-{system}.new"));
+    fs::remove_dir_all(&fresh).ok();
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&fresh).arg("awslambdaric");
+    said(&mut pip)?;
+    fs::rename(&fresh, &dir).map_err(|e| e.to_string())?;
+    Ok(dir)
+}
+
+const PYTHON_APP: &[u8] = br#"
+import os, time
+from snapshot_restore_py import register_before_snapshot, register_after_restore
+hooks = []
+register_before_snapshot(lambda: hooks.append("before"))
+register_after_restore(lambda: hooks.append("after"))
+
+def handler(event, context):
+    if event.get("fail"):
+        raise ValueError("asked to")
+    if event.get("sleep"):
+        time.sleep(event["sleep"])
+    print("handled", context.aws_request_id)
+    return {
+        "event": event, "id": context.aws_request_id, "name": context.function_name, "hooks": hooks,
+        "remaining": context.get_remaining_time_in_millis(), "pid": os.getpid(),
+    }
+"#;
+
+#[track_caller]
+fn reply(server: &Server, name: &str, event: &Value) -> Value {
+    let answer = server.native(name, event.to_string()).expect(200);
+    assert_eq!(answer.header("offshoot-function-error"), None, "{}\n{:?}", answer.text(), server.logs(name));
+    answer.json()
+}
+
+/// What every client has to do: answer, fail, and answer again.
+#[track_caller]
+fn answers_and_fails(server: &Server, name: &str) {
+    let answer = server.native(name, r#"{"a":[1,"é"]}"#).expect(200);
+    assert_eq!(answer.header("offshoot-function-error"), None, "{}\n{:?}", answer.text(), server.logs(name));
+    let seen = answer.json();
+    assert_eq!(seen["id"].as_str(), answer.header("offshoot-request-id"), "{seen}");
+    let failed = server.native(name, r#"{"fail":true}"#);
+    assert!(failed.header("offshoot-function-error").is_some(), "{}", failed.text());
+    assert_eq!(failed.json()["errorMessage"], "asked to", "{}", failed.text());
+    reply(server, name, &json!({}));
+}
+
+#[test]
+fn python_as_a_custom_runtime() {
+    let Some(client) = python_client() else { return };
+    let server = SERVER.get();
+    let bootstrap = b"#!/bin/sh\nexec /usr/bin/python3 -m awslambdaric \"$_HANDLER\"\n";
+    let archive = zip(client, &[("bootstrap", bootstrap, 0o755), ("app.py", PYTHON_APP, 0o644)]);
+    server.deploy("ric", &archive, &[("handler", "app.handler"), ("runtime", "provided.al2023"), ("memory", "256")]);
+    answers_and_fails(&server, "ric");
+    let seen = reply(&server, "ric", &json!({"x": 1}));
+    assert_eq!((&seen["event"], &seen["name"], &seen["pid"]), (&json!({"x": 1}), &json!("ric"), &json!(1)));
+    assert!((1000..=30_000).contains(&seen["remaining"].as_i64().unwrap()), "{seen}");
+}
+
+#[test]
+fn python_with_many_calls_at_once() {
+    let Some(client) = python_client() else { return };
+    let server = SERVER.get();
+    let bootstrap = b"#!/bin/sh\nexec /usr/bin/python3 -m awslambdaric \"$_HANDLER\"\n";
+    let archive = zip(client, &[("bootstrap", bootstrap, 0o755), ("app.py", PYTHON_APP, 0o644)]);
+    let fields =
+        [("handler", "app.handler"), ("runtime", "provided.al2023"), ("memory", "512"), ("maxConcurrency", "3")];
+    server.deploy("ric-many", &archive, &fields);
+    reply(&server, "ric-many", &json!({}));
+    let began = Instant::now();
+    let pids = parallel(3, |_| reply(&server, "ric-many", &json!({"sleep": 1.0}))["pid"].as_i64().unwrap());
+    assert!(began.elapsed() < Duration::from_millis(2500), "one after the other: {:?}", began.elapsed());
+    let different: std::collections::BTreeSet<_> = pids.iter().collect();
+    assert_eq!(different.len(), 3, "the client's processes: {pids:?}");
+}
+
+#[test]
+fn python_in_the_place_of_our_own_worker() {
+    let Some(client) = python_client() else { return };
+    let server = SERVER.get();
+    // The wrapper is given the interpreter and what it would run; it runs something else with it.
+    let wrapper = b"#!/bin/sh\nexec \"$1\" -m awslambdaric \"$_HANDLER\"\n";
+    let archive = zip(client, &[("official", wrapper, 0o755), ("app.py", PYTHON_APP, 0o644)]);
+    let version =
+        said(Command::new("/usr/bin/python3").args(["-c", "import sys; print('python%d.%d' % sys.version_info[:2])"]));
+    let version = version.unwrap();
+    let env = r#"{"AWS_LAMBDA_EXEC_WRAPPER":"/var/task/official"}"#;
+    let fields = [
+        ("handler", "app.handler"),
+        ("runtime", version.as_str()),
+        ("convention", "event"),
+        ("env", env),
+        ("memory", "256"),
+    ];
+    server.deploy("ric-wrapped", &archive, &fields);
+    answers_and_fails(&server, "ric-wrapped");
+    assert_eq!(reply(&server, "ric-wrapped", &json!({}))["hooks"], json!([]));
+    // With snapshots the client asks to be restored, and runs its hooks.
+    server.deploy("ric-snap", &archive, &[&fields[..], &[("snapshot", "on")]].concat());
+    assert_eq!(reply(&server, "ric-snap", &json!({}))["hooks"], json!(["before", "after"]));
+}
+
+/// Building it takes minutes and a C++ toolchain, so it is not done here.
+const NODE_CLIENT: &str = "NODE_CLIENT";
+
+#[test]
+fn node_as_a_custom_runtime() {
+    let Some(dir) = std::env::var_os(NODE_CLIENT) else {
+        skip(
+            "the official client for Node.js",
+            "run `npm install aws-lambda-ric@4` somewhere and name that directory in NODE_CLIENT",
+        );
+        return;
+    };
+    let mut files = Vec::new();
+    files_of(&Path::new(&dir).join("node_modules"), "node_modules/", &mut files);
+    files.retain(|(name, _, _)| !name.contains("/deps/") && !name.contains("/obj.target/"));
+    let app = br#"
+        exports.handler = async (event, context) => {
+            if (event.fail) throw new Error('asked to');
+            return { event, id: context.awsRequestId, arn: context.invokedFunctionArn, left: context.getRemainingTimeInMillis() };
+        };
+        exports.stream = awslambda.streamifyResponse(async (event, stream) => {
+            stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201, headers: { 'x-a': 'b' } });
+            stream.write('one ');
+            stream.write('two');
+            stream.end();
+        });
+    "#;
+    let bootstrap = b"#!/bin/sh\nexec /usr/bin/node node_modules/aws-lambda-ric/index.mjs \"$_HANDLER\"\n";
+    let archive = zip(&files, &[("bootstrap", bootstrap, 0o755), ("index.js", app, 0o644)]);
+    let server = SERVER.get();
+    let fields = [("runtime", "provided.al2023"), ("memory", "256"), ("handler", "index.handler")];
+    server.deploy("node-ric", &archive, &fields);
+    answers_and_fails(&server, "node-ric");
+    let fields = [("runtime", "provided.al2023"), ("memory", "256"), ("handler", "index.stream")];
+    server.deploy("node-ric-stream", &archive, &fields);
+    let answer = server.native("node-ric-stream", "{}");
+    assert!(answer.text().ends_with("one two") && !answer.body.contains(&0), "{}", answer.text());
+}
+
+const GO_APP: &str = r#"package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+)
+
+type event struct {
+	Fail   bool
+	Stream string
+}
+
+func handle(ctx context.Context, in event) (io.Reader, error) {
+	if in.Fail {
+		return nil, errors.New("asked to")
+	}
+	if in.Stream != "" {
+		return io.MultiReader(strings.NewReader(in.Stream), broken{}), nil
+	}
+	lc, _ := lambdacontext.FromContext(ctx)
+	text, _ := json.Marshal(map[string]string{"id": lc.AwsRequestID, "arn": lc.InvokedFunctionArn})
+	return strings.NewReader(string(text)), nil
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, errors.New("broke in the middle") }
+
+func main() {
+	lambda.StartWithOptions(handle, lambda.WithEnableSIGTERM(func() { println("go says good-bye") }))
+}
+"#;
+
+fn go_bootstrap() -> Option<Vec<u8>> {
+    let build = || -> Result<Vec<u8>, String> {
+        let dir = kept("go-client");
+        fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+        fs::write(dir.join("main.go"), GO_APP).map_err(|e| e.to_string())?;
+        let go = ["go", "/usr/local/go/bin/go"].into_iter().find(|g| said(Command::new(g).arg("version")).is_ok());
+        let go = go.ok_or("there is no Go")?;
+        let run = |args: &[&str]| {
+            said(Command::new(go).args(args).current_dir(&dir).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod"))
+        };
+        if !dir.join("go.mod").exists() {
+            run(&["mod", "init", "bootstrap"])?;
+            if let Err(why) = run(&["get", "github.com/aws/aws-lambda-go@latest"]) {
+                fs::remove_file(dir.join("go.mod")).ok();
+                return Err(why);
+            }
+        }
+        run(&["build", "-ldflags", "-s -w", "-o", "bootstrap", "."])?;
+        fs::read(dir.join("bootstrap")).map_err(|e| e.to_string())
+    };
+    match build() {
+        Ok(bytes) => Some(bytes),
+        Err(why) => {
+            skip("the official client for Go", &why);
+            None
+        }
+    }
+}
+
+#[test]
+fn go_as_a_custom_runtime() {
+    let Some(bootstrap) = go_bootstrap() else { return };
+    let server = SERVER.get();
+    server.deploy("go", &zip_with_modes(&[("bootstrap", &bootstrap, 0o755)]), &[]);
+    answers_and_fails(&server, "go");
+    let broken = server.native("go", r#"{"Stream":"half of it"}"#);
+    assert!(broken.header("offshoot-function-error").is_some(), "{}", broken.text());
+    assert_eq!(broken.json()["errorMessage"], "broke in the middle", "{}", broken.text());
+    // It asked to be told of the end, as an internal extension, and is when it has been idle for long enough.
+    eventually("it says good-bye", Duration::from_secs(15), || {
+        server.logs("go").iter().any(|l| l.contains("go says good-bye"))
+    });
+}
+
+#[test]
+fn a_wrapper_runs_around_our_own_workers() {
+    let server = SERVER.get();
+    let wrapper = b"#!/bin/sh\nexport FROM_WRAPPER=\"$# arguments\"\nexec \"$@\"\n";
+    let node = b"exports.handler = async () => [process.env.FROM_WRAPPER, process.env.MINE, process.env._HANDLER];";
+    let python = b"import os\ndef lambda_handler(event, context):\n    return [os.environ['FROM_WRAPPER'], os.environ['MINE'], os.environ['_HANDLER']]\n";
+    let env = r#"{"AWS_LAMBDA_EXEC_WRAPPER":"/var/task/wrapper","MINE":"x"}"#;
+    for (name, file, code, handler) in [
+        ("wrapped-js", "index.js", &node[..], "index.handler"),
+        ("wrapped-py", "lambda_function.py", python, "lambda_function.lambda_handler"),
+    ] {
+        let archive = zip_with_modes(&[("wrapper", wrapper, 0o755), (file, code, 0o644)]);
+        server.deploy(name, &archive, &[("env", env), ("convention", "event")]);
+        let seen = reply(&server, name, &json!({}));
+        assert!(seen[0].as_str().unwrap().ends_with(" arguments"), "{seen}");
+        assert_eq!((&seen[1], &seen[2]), (&json!("x"), &json!(handler)));
+    }
+    // Several calls at once, and calls over HTTP, go through in the same way.
+    let slow = b"exports.handler = async (req) => { await new Promise((go) => setTimeout(go, 600)); \
+        return { statusCode: 201, headers: { 'x-path': req.path }, body: { n: (await req.json()).n, from: process.env.FROM_WRAPPER } }; };";
+    let archive = zip_with_modes(&[("wrapper", wrapper, 0o755), ("index.js", slow, 0o644)]);
+    server.deploy("wrapped-many", &archive, &[("env", env), ("maxConcurrency", "4")]);
+    server.invoke("wrapped-many/a/b", r#"{"n":9}"#).expect(201);
+    let began = Instant::now();
+    parallel(4, |n| {
+        let answer = server.post("/invoke/wrapped-many/a/b", json!({"n": n}).to_string()).expect(201);
+        assert_eq!((answer.header("x-path"), &answer.json()["n"]), (Some("/a/b"), &json!(n)));
+    });
+    assert!(began.elapsed() < Duration::from_millis(1800), "one after the other: {:?}", began.elapsed());
+    let archive = zip_with_modes(&[("index.js", b"exports.handler = async () => 1", 0o644)]);
+    server.deploy("no-wrapper", &archive, &[("env", env), ("convention", "event")]);
+    let failed = server.native("no-wrapper", "{}");
+    assert_eq!(failed.json()["errorType"], "Runtime.InvalidEntrypoint", "{}", failed.text());
+    assert!(failed.text().contains("/var/task/wrapper"), "{}", failed.text());
+}
