@@ -7,6 +7,7 @@ pub mod function;
 pub mod ids;
 pub mod invocation;
 pub mod runtime;
+pub mod time;
 pub mod units;
 
 pub use error::{Error, ErrorKind, Fault};
