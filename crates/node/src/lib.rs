@@ -8,13 +8,15 @@ pub mod invoker;
 pub mod node;
 pub mod observe;
 pub mod pool;
+pub mod queue;
 pub mod registry;
 pub mod runtime;
 pub mod templates;
 
 pub use invoker::Invoker;
-pub use node::{Node, NodeConfig, Warm};
+pub use node::{Node, NodeConfig, QueueSettings, Warm};
 pub use observe::{LogStore, Metrics};
 pub use pool::PoolSettings;
+pub use queue::Queue;
 pub use registry::{DeployRequest, Registry, Settings, Version};
 pub use runtime::RuntimeTable;

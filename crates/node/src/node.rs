@@ -18,12 +18,13 @@ use crate::assets;
 use crate::invoker::Invoker;
 use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
+use crate::queue::{Carrier, NodeHost, Pace, Queue, QueueLimits, QueueMetrics, SettingsSource};
 use crate::registry::{DeployRequest, Registry, Settings, Version};
 use crate::runtime::{RuntimeOptions, RuntimeTable};
 use crate::templates::Templates;
 
 /// What a node is made with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NodeConfig {
     /// Where everything durable lives.
     pub data_dir: PathBuf,
@@ -45,6 +46,19 @@ pub struct NodeConfig {
     pub cgroup_root: Option<PathBuf>,
     /// Language templates to boot at start.
     pub warm: Warm,
+    /// How asynchronous invocations are worked off.
+    pub queue: QueueSettings,
+}
+
+/// How asynchronous invocations are worked off.
+#[derive(Clone)]
+pub struct QueueSettings {
+    /// How long is waited between attempts.
+    pub pace: Pace,
+    /// What carries outcomes out of this server.
+    pub carrier: Arc<dyn Carrier>,
+    /// What is set for each function; a call may bring its own.
+    pub settings: Arc<SettingsSource>,
 }
 
 /// Which language templates are booted at start.
@@ -66,6 +80,7 @@ pub struct Node {
     shared: Arc<Shared>,
     invoker: Arc<Invoker>,
     warm: Warm,
+    queue: Queue,
 }
 
 /// How often the house is kept.
@@ -80,7 +95,7 @@ const COLLECT: u32 = 240;
 impl Node {
     /// Starts a node. Must be called inside a tokio runtime.
     pub fn start(config: NodeConfig) -> Result<Arc<Self>, Error> {
-        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm } =
+        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm, queue } =
             config;
         let store = |what: &str| {
             Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"))
@@ -89,7 +104,10 @@ impl Node {
         let runtimes = RuntimeTable::start(runtimes);
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
         let logs = LogStore::open(&data_dir.join("logs"), limits.function_log_bytes)?;
-        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let queue_metrics = QueueMetrics::default();
+        metrics.extend(|r| queue_metrics.register(r));
+        let metrics = Arc::new(metrics);
         metrics.set_concurrency_limit(u64::from(limits.concurrency));
         let runtime_dir = assets::lay_out(&data_dir)?;
         let id = server_id(&data_dir);
@@ -112,9 +130,12 @@ impl Node {
         };
         let driver = Driver::start(driver, cgroups).map_err(unavailable)?;
         let templates = Templates::new(driver.clone(), runtime_dir, pool.spares);
+        let queue_limits = QueueLimits::from(&limits);
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
-        let node = Arc::new(Node { shared, invoker, warm });
+        let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), settings: queue.settings };
+        let queue = Queue::start(&data_dir, queue_limits, queue.pace, Arc::new(host), queue.carrier, queue_metrics)?;
+        let node = Arc::new(Node { shared, invoker, warm, queue });
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
         Ok(node)
@@ -143,6 +164,11 @@ impl Node {
     /// Language versions present.
     pub fn runtimes(&self) -> &Arc<RuntimeTable> {
         &self.shared.runtimes
+    }
+
+    /// Asynchronous invocations.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// What all pools share.
@@ -208,16 +234,19 @@ impl Node {
 
     /// Takes no new calls and waits until the running ones have ended, at most this long. Returns how many were left.
     pub async fn drain(&self, limit: Duration) -> usize {
+        self.queue.close();
         self.invoker.drain();
         let began = Instant::now();
         while self.invoker.in_flight() > 0 && began.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.queue.settled(limit.saturating_sub(began.elapsed())).await;
         self.invoker.in_flight()
     }
 
     /// Ends everything and leaves nothing behind. Blocks for as long as processes take to die.
     pub fn shut_down(&self) {
+        self.queue.abandon();
         for pool in self.shared.living_pools() {
             pool.kill_all();
         }
