@@ -65,6 +65,12 @@ pub struct ServeConfig {
     pub cgroup_root: Option<PathBuf>,
     /// How long running invocations may finish after the signal to stop.
     pub drain: Millis,
+    /// Wait before the first retry of an asynchronous invocation; the other waits follow from it.
+    pub async_retry_base: Millis,
+    /// Where queues are reached that speak SQS's protocol.
+    pub sqs_endpoint: Option<ServerUrl>,
+    /// Where records of asynchronous invocations may be sent over HTTP.
+    pub http_destinations: Vec<ServerUrl>,
     /// All limits.
     pub limits: Limits,
 }
@@ -166,6 +172,17 @@ impl ServerUrl {
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(ServerUrl { host, port: uri.port_u16().unwrap_or(80), prefix: uri.path().trim_end_matches('/').to_owned() })
+    }
+
+    /// Reads the address of something below a server: the prefix is its whole path with its query.
+    pub fn parse_with_query(text: &str) -> Option<Self> {
+        let (base, query) = text.split_once('?').map_or((text, None), |(base, query)| (base, Some(query)));
+        let mut url = ServerUrl::parse(base).ok().filter(|_| base.starts_with("http://"))?;
+        if let Some(query) = query {
+            let slash = if url.prefix.is_empty() { "/" } else { "" };
+            url.prefix = format!("{}{slash}?{query}", url.prefix);
+        }
+        Some(url)
     }
 
     /// The server that listens on this address, as seen from the same machine.
@@ -588,6 +605,39 @@ pub static SETTINGS: &[Setting] = &[
         set: |d, raw| raw.millis().map(|time| d.serve.drain = time),
         get: |d| json!(d.serve.drain),
     },
+    Setting {
+        key: "async_retry_base_ms",
+        flag: "async-retry-base-ms",
+        env: "OFFSHOOT_ASYNC_RETRY_BASE_MS",
+        takes: Takes::One("MS"),
+        scope: Scope::Serve,
+        help: "Wait before the first retry of an asynchronous invocation; twice that before the second",
+        set: |d, raw| raw.millis().map(|time| d.serve.async_retry_base = time),
+        get: |d| json!(d.serve.async_retry_base),
+    },
+    Setting {
+        key: "sqs_endpoint",
+        flag: "sqs-endpoint",
+        env: "OFFSHOOT_SQS_ENDPOINT",
+        takes: Takes::One("URL"),
+        scope: Scope::Serve,
+        help: "Where queues are that speak SQS's protocol, for destinations and dead letters of asynchronous invocations",
+        set: |d, raw| ServerUrl::parse(raw.one()?).map(|url| d.serve.sqs_endpoint = Some(url)),
+        get: |d| json!(d.serve.sqs_endpoint.as_ref().map(ServerUrl::to_string)),
+    },
+    Setting {
+        key: "http_destinations",
+        flag: "http-destinations",
+        env: "OFFSHOOT_HTTP_DESTINATIONS",
+        takes: Takes::List("URL,…"),
+        scope: Scope::Serve,
+        help: "Where records of asynchronous invocations may be sent over HTTP: these addresses and what is below them",
+        set: |d, raw| {
+            d.serve.http_destinations = raw.items.iter().map(|url| ServerUrl::parse(url)).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        get: |d| json!(d.serve.http_destinations.iter().map(ServerUrl::to_string).collect::<Vec<_>>()),
+    },
     limit!(
         zipped_bytes,
         "limits-zipped-bytes",
@@ -684,6 +734,30 @@ pub static SETTINGS: &[Setting] = &[
         |r| parse_bytes(r.one()?, 1),
         "Log text kept for one function"
     ),
+    limit!(
+        async_items,
+        "limits-async-items",
+        "OFFSHOOT_LIMITS_ASYNC_ITEMS",
+        "N",
+        |r| r.number(),
+        "Asynchronous invocations of one function that wait; and as many that are kept after they failed"
+    ),
+    limit!(
+        async_bytes,
+        "limits-async-bytes",
+        "OFFSHOOT_LIMITS_ASYNC_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Bytes of all asynchronous invocations that wait; and as many of those kept after they failed"
+    ),
+    limit!(
+        async_payload_bytes,
+        "limits-async-payload-bytes",
+        "OFFSHOOT_LIMITS_ASYNC_PAYLOAD_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest event of an asynchronous invocation"
+    ),
 ];
 
 impl Draft {
@@ -705,6 +779,9 @@ impl Draft {
             uid_range: 200_000..=265_535,
             cgroup_root: None,
             drain: Millis(30_000),
+            async_retry_base: Millis(60_000),
+            sqs_endpoint: None,
+            http_destinations: Vec::new(),
             limits: Limits::default(),
         };
         Draft { serve, port: None, server: None, token: None, token_file: None }
@@ -1208,7 +1285,7 @@ mod tests {
     fn every_form_of_every_setting_arrives() {
         let value = |key: &str| match key {
             "listen" => "127.0.0.1:4566",
-            "server" => "http://example.org:81",
+            "server" | "sqs_endpoint" | "http_destinations" => "http://example.org:81",
             "token" => "t0k3n",
             "log" => "debug",
             "log_format" => "json",

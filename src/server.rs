@@ -11,14 +11,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use offshoot_api::{ApiState, Backend, Options, serve_connection};
 use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome};
+use offshoot_node::queue::{EventInvokeConfig, Pace};
 use offshoot_node::runtime::RuntimeOptions;
-use offshoot_node::{DeployRequest, LogStore, Metrics, Node, NodeConfig, PoolSettings, Settings, Version, Warm};
+use offshoot_node::{
+    DeployRequest, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Settings, Version, Warm,
+};
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::error::CliError;
 use crate::config::{Env, LogFormat, ServeConfig, WarmRuntimes};
+use crate::outbox::Outbox;
 
 /// Serves until it is told to stop.
 pub fn run(config: ServeConfig) -> Result<(), CliError> {
@@ -178,6 +182,11 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
             WarmRuntimes::None => Warm::None,
             WarmRuntimes::Only(names) => Warm::These(names.clone()),
         },
+        queue: QueueSettings {
+            pace: Pace { retry_ms: config.async_retry_base.0 },
+            carrier: Arc::new(Outbox::new(config.sqs_endpoint.clone(), config.http_destinations.clone())),
+            settings: Arc::new(|_, _| EventInvokeConfig::default()),
+        },
     })
 }
 
@@ -212,6 +221,9 @@ impl Backend for Served {
     }
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send {
         self.node.invoke(invocation)
+    }
+    fn queue(&self) -> &Queue {
+        self.node.queue()
     }
     fn logs(&self) -> &LogStore {
         self.node.logs()

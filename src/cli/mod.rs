@@ -15,6 +15,7 @@ mod ls;
 mod manifest;
 mod multipart;
 mod pack;
+mod queue;
 mod rm;
 mod serve;
 mod show;
@@ -114,6 +115,8 @@ enum Verb {
     /// Show what a function wrote
     #[command(alias = "log", alias = "tail")]
     Logs(logs::Args),
+    /// Look after asynchronous invocations
+    Queue(queue::Args),
     /// Check what this machine can do, and how to mend the rest
     #[command(alias = "check")]
     Doctor(doctor::Args),
@@ -178,6 +181,7 @@ fn run(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Show(args) => show::run(args, context),
         Verb::Rm(args) => rm::run(args, context),
         Verb::Logs(args) => logs::run(args, context),
+        Verb::Queue(args) => queue::run(args, context),
         Verb::Doctor(args) => doctor::run(args, context),
         Verb::Completion(args) => completion::run(args, context),
     }

@@ -17,6 +17,7 @@ mod harness;
 mod input;
 mod lifecycle;
 mod packages;
+mod queue;
 mod shutdown;
 mod uniqueness;
 

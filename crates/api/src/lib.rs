@@ -16,6 +16,7 @@ mod invoke;
 mod multipart;
 mod native;
 mod ops;
+mod queue;
 mod reply;
 mod settings;
 mod text;
@@ -28,7 +29,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
-use offshoot_node::{DeployRequest, LogStore, Metrics, Settings, Version};
+use offshoot_node::queue::QueuedCall;
+use offshoot_node::{DeployRequest, LogStore, Metrics, Queue, Settings, Version};
 use tokio::sync::watch;
 
 pub use connection::serve_connection;
@@ -51,6 +53,12 @@ pub trait Backend: Send + Sync + 'static {
     fn get(&self, name: &FunctionName) -> Option<Arc<Version>>;
     /// Runs a function. A refusal for its rate limit has a message that starts with `rate limit`.
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send;
+    /// Asynchronous invocations.
+    fn queue(&self) -> &Queue;
+    /// Takes an invocation that is to be made later. When this returns `Ok`, it is durable and will be made.
+    fn enqueue(&self, call: QueuedCall) -> impl Future<Output = Result<(), Error>> + Send {
+        self.queue().accept(call)
+    }
     /// The logs.
     fn logs(&self) -> &LogStore;
     /// The metrics.

@@ -539,6 +539,7 @@ pub fn leftovers(data: &Path) -> Vec<String> {
     let known = |name: &str| {
         matches!(name, "lock" | "token" | "code" | "code.meta" | "logs" | "runtime" | "workers" | "assets")
             || name.starts_with("registry.db")
+            || name.starts_with("queue.db")
             || name.starts_with("runtime")
     };
     let mut found = Vec::new();

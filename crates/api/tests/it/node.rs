@@ -16,14 +16,16 @@ use offshoot_model::{
     Invocation, Limits, Network, Outcome, Phases, Report, RuntimeName, SandboxKind, StartKind,
 };
 use offshoot_node::observe::LogEntry;
+use offshoot_node::queue::{Boxed, Context, EventInvokeConfig, Host, NoCarrier, Pace, QueueLimits, QueueMetrics};
 use offshoot_node::registry::Stats;
-use offshoot_node::{DeployRequest, LogStore, Metrics, Settings, Version};
+use offshoot_node::{DeployRequest, LogStore, Metrics, Queue, Settings, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub struct Node {
     functions: Mutex<BTreeMap<FunctionName, Arc<Version>>>,
     logs: LogStore,
+    queue: Queue,
     metrics: Metrics,
     limits: Limits,
     dir: tempfile::TempDir,
@@ -63,6 +65,29 @@ fn config(name: FunctionName, convention: Convention) -> FunctionConfig {
     }
 }
 
+/// Functions that refuse every asynchronous call, so that what is queued stays to be looked at.
+struct Refusing;
+
+impl Host for Refusing {
+    fn run(&self, _: Invocation<Bytes>, _: Context) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
+        Box::pin(async { Err(Error::new(ErrorKind::InvalidInput, "not here")) })
+    }
+    fn concurrency(&self, _: &FunctionName) -> Option<u32> {
+        None
+    }
+    fn settings_for(&self, _: &FunctionName, _: Option<&str>) -> EventInvokeConfig {
+        EventInvokeConfig::default()
+    }
+    fn arn(&self, function: &FunctionName, qualifier: &str) -> String {
+        format!("{function}:{qualifier}")
+    }
+}
+
+fn queue(dir: &Path, limits: &Limits) -> Queue {
+    let (host, carrier) = (Arc::new(Refusing), Arc::new(NoCarrier));
+    Queue::start(dir, QueueLimits::from(limits), Pace::AWS, host, carrier, QueueMetrics::default()).unwrap()
+}
+
 impl Node {
     pub fn new(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -71,6 +96,7 @@ impl Node {
         let node = Node {
             functions: Mutex::default(),
             logs: LogStore::open(&dir.path().join("logs"), limits.function_log_bytes).unwrap(),
+            queue: queue(dir.path(), &limits),
             metrics: Metrics::new("0"),
             limits,
             dir,
@@ -194,6 +220,9 @@ impl Backend for Node {
             runtime: offshoot_model::RuntimeName::parse("nodejs20.x").unwrap(),
             log_tail: b"END\n".to_vec(),
         })
+    }
+    fn queue(&self) -> &Queue {
+        &self.queue
     }
     fn logs(&self) -> &LogStore {
         &self.logs
