@@ -19,6 +19,7 @@ mod ops;
 mod queue;
 mod reply;
 mod settings;
+pub mod sigv4;
 mod text;
 mod wire;
 

@@ -5,6 +5,7 @@
 
 mod assets;
 pub mod invoker;
+pub mod keys;
 pub mod node;
 pub mod observe;
 pub mod pool;
@@ -14,6 +15,7 @@ pub mod runtime;
 pub mod templates;
 
 pub use invoker::Invoker;
+pub use keys::Keyring;
 pub use node::{Node, NodeConfig, QueueSettings, Warm};
 pub use observe::{LogStore, Metrics};
 pub use pool::PoolSettings;
