@@ -37,6 +37,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// What callers have to show; `None` = nothing, which only a loopback address allows.
     pub token: Option<Secret>,
+    /// How callers show who they are.
+    pub auth: Auth,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
     /// The least important diagnostics that are written.
@@ -78,10 +80,16 @@ pub struct ServeConfig {
 impl ServeConfig {
     /// Refuses what must not be served: an address that others can reach, open to everyone.
     pub fn check(&self) -> Result<(), CliError> {
-        if self.token.is_some() || self.listen.ip().to_canonical().is_loopback() {
+        let file = self.data_dir.join("token");
+        let (named, closed) = (self.token.is_some(), self.auth != Auth::None);
+        if self.auth == Auth::SigV4 && !named || self.auth == Auth::Token && !named {
+            let what = "this way of authentication (auth) needs a token: with it access keys are made, and it still opens everything";
+            let make = format!("make one: (umask 077; openssl rand -hex 32 > {}) and start again", file.display());
+            return Err(CliError::config(what.to_owned()).hint(make));
+        }
+        if named && closed || self.listen.ip().to_canonical().is_loopback() {
             return Ok(());
         }
-        let file = self.data_dir.join("token");
         Err(CliError::config(format!(
             "listening on {} without a token would let everyone who reaches this machine deploy code to it",
             self.listen
@@ -117,6 +125,30 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(set)")
+    }
+}
+
+/// How callers show who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// With the token, when there is one.
+    Usual,
+    /// Not at all, whatever token there is.
+    None,
+    /// With the token.
+    Token,
+    /// With the token, or with a signature made with an access key.
+    SigV4,
+}
+
+impl Auth {
+    fn name(self) -> &'static str {
+        match self {
+            Auth::Usual => "usual",
+            Auth::None => "none",
+            Auth::Token => "token",
+            Auth::SigV4 => "sigv4",
+        }
     }
 }
 
@@ -460,6 +492,16 @@ pub static SETTINGS: &[Setting] = &[
         get: |d| json!(d.token_file),
     },
     Setting {
+        key: "auth",
+        flag: "auth",
+        env: "OFFSHOOT_AUTH",
+        takes: Takes::Word(&["usual", "none", "token", "sigv4"]),
+        scope: Scope::Serve,
+        help: "How callers show who they are: usual (with the token, when there is one), none, token, sigv4 (signatures as for AWS, and the token)",
+        set: |d, raw| parse_auth(raw.one()?).map(|auth| d.serve.auth = auth),
+        get: |d| json!(d.serve.auth.name()),
+    },
+    Setting {
         key: "data_dir",
         flag: "data-dir",
         env: "OFFSHOOT_DATA_DIR",
@@ -765,6 +807,7 @@ impl Draft {
         let serve = ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(),
             token: None,
+            auth: Auth::Usual,
             data_dir: env.data_dir(),
             log: LevelFilter::INFO,
             log_format: LogFormat::Text,
@@ -811,6 +854,12 @@ fn parse_token(text: &str) -> Result<Secret, String> {
         return Ok(Secret(text.to_owned()));
     }
     Err("a token is one word of visible ASCII characters".to_owned())
+}
+
+fn parse_auth(text: &str) -> Result<Auth, String> {
+    let all = [Auth::Usual, Auth::None, Auth::Token, Auth::SigV4];
+    let unknown = || format!("'{text}' is not a way of authentication: write usual, none, token or sigv4");
+    all.into_iter().find(|auth| auth.name() == text).ok_or_else(unknown)
 }
 
 fn parse_level(text: &str) -> Result<LevelFilter, String> {
@@ -1289,6 +1338,7 @@ mod tests {
             "token" => "t0k3n",
             "log" => "debug",
             "log_format" => "json",
+            "auth" => "sigv4",
             "warm_runtimes" => "python3.11",
             "allow_degraded" => "userns",
             "uid_range" => "300000-300010",

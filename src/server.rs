@@ -14,14 +14,14 @@ use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome
 use offshoot_node::queue::{EventInvokeConfig, Pace};
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
-    DeployRequest, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Settings, Version, Warm,
+    DeployRequest, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Settings, Version, Warm,
 };
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::error::CliError;
-use crate::config::{Env, LogFormat, ServeConfig, WarmRuntimes};
+use crate::config::{Auth, Env, LogFormat, ServeConfig, WarmRuntimes};
 use crate::outbox::Outbox;
 
 /// Serves until it is told to stop.
@@ -50,7 +50,8 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
     let address = listener.local_addr().map_err(|e| cannot_listen(&config, &e))?;
     let node = Node::start(node_config(&config)?).map_err(|e| refused(&e))?;
     let options = Options {
-        token: config.token.as_ref().map(|t| t.expose().to_owned()),
+        token: config.token.as_ref().filter(|_| config.auth != Auth::None).map(|t| t.expose().to_owned()),
+        sigv4: config.auth == Auth::SigV4,
         hosts: vec![config.listen.ip().to_string()],
         ..Options::default()
     };
@@ -221,6 +222,9 @@ impl Backend for Served {
     }
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send {
         self.node.invoke(invocation)
+    }
+    fn keys(&self) -> &Keyring {
+        self.node.keys()
     }
     fn queue(&self) -> &Queue {
         self.node.queue()

@@ -10,6 +10,7 @@ mod doctor;
 pub mod error;
 pub mod hidden;
 mod invoke;
+mod keys;
 mod logs;
 mod ls;
 mod manifest;
@@ -117,6 +118,9 @@ enum Verb {
     Logs(logs::Args),
     /// Look after asynchronous invocations
     Queue(queue::Args),
+    /// Make and remove access keys for clients that sign as for AWS
+    #[command(alias = "key")]
+    Keys(keys::Args),
     /// Check what this machine can do, and how to mend the rest
     #[command(alias = "check")]
     Doctor(doctor::Args),
@@ -182,6 +186,7 @@ fn run(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Rm(args) => rm::run(args, context),
         Verb::Logs(args) => logs::run(args, context),
         Verb::Queue(args) => queue::run(args, context),
+        Verb::Keys(args) => keys::run(args, context),
         Verb::Doctor(args) => doctor::run(args, context),
         Verb::Completion(args) => completion::run(args, context),
     }

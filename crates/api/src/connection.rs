@@ -22,14 +22,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use offshoot_model::ErrorKind;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use crate::auth::{self, Credential};
+use crate::auth::Credential;
 use crate::body::{BodyError, Inflow};
 use crate::error::{Dialect, Refusal};
 use crate::reply::Reply;
 use crate::wire::{HeadWatch, Patience, Wire};
-use crate::{ApiState, Backend, glambdar, guard, native, ops};
+use crate::{ApiState, Backend, glambdar, guard, native, ops, signed};
 
 /// Header bytes of one request.
 const MAX_HEAD: usize = 64 << 10;
@@ -47,7 +47,11 @@ pub(crate) struct Call<'a, B> {
     pub state: &'a Arc<ApiState<B>>,
     pub parts: Parts,
     pub credential: Credential,
+    /// The access key that the request is signed with.
+    pub signer: Option<String>,
     body: Option<Incoming>,
+    /// The body, when its signature was checked, and this request's share of the memory for such bodies.
+    kept: Option<(Bytes, OwnedSemaphorePermit)>,
     watch: &'a HeadWatch,
 }
 
@@ -58,17 +62,30 @@ impl<B: Backend> Call<'_, B> {
     }
     /// The body, to be read piece by piece.
     pub fn inflow(&mut self, limit: u64) -> Result<Inflow, BodyError> {
+        if let Some((bytes, _)) = &self.kept {
+            return Inflow::of_bytes(bytes.clone(), limit);
+        }
         let body = self.body.take().ok_or(BodyError::Broken)?;
         Inflow::new(body, limit, self.state.options.body_timeout)
     }
     /// The whole body.
     pub async fn collect(&mut self, limit: u64) -> Result<Bytes, BodyError> {
+        if let Some((bytes, _)) = &self.kept {
+            return if bytes.len() as u64 > limit { Err(BodyError::TooLarge(limit)) } else { Ok(bytes.clone()) };
+        }
         if self.body.as_ref().is_some_and(Body::is_end_stream) {
             return Ok(Bytes::new());
         }
         let whole = self.inflow(limit)?.collect().await?;
         self.watch.rearm();
         Ok(whole)
+    }
+}
+
+impl<B> Call<'_, B> {
+    /// Keeps a body that was read before its route is known.
+    pub fn keep(&mut self, body: Bytes, held: OwnedSemaphorePermit) {
+        self.kept = Some((body, held));
     }
 }
 
@@ -166,7 +183,8 @@ async fn admit<B: Backend>(connection: &Connection<B>, request: Request<Incoming
     if body.is_end_stream() {
         connection.watch.rearm();
     }
-    let call = Call { state, parts, credential: None, body: Some(body), watch: &connection.watch };
+    let (credential, signer, kept) = (None, None, None);
+    let call = Call { state, parts, credential, signer, body: Some(body), kept, watch: &connection.watch };
     route(call).await
 }
 
@@ -175,7 +193,7 @@ async fn route<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
     if let Some(reply) = ops::open(path, &call)? {
         return Ok(reply);
     }
-    call.credential = auth::check(call.state.options.token.as_deref(), &call.parts.headers)?;
+    call.credential = signed::admit(&mut call).await?;
     let path = call.parts.uri.path();
     if path.starts_with(glambdar::INVOKE) {
         return glambdar::invoke(call).await;

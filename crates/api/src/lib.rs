@@ -13,26 +13,28 @@ mod glambdar;
 mod guard;
 mod ids;
 mod invoke;
+mod keys;
 mod multipart;
 mod native;
 mod ops;
 mod queue;
 mod reply;
 mod settings;
+mod signed;
 pub mod sigv4;
 mod text;
 mod wire;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::QueuedCall;
-use offshoot_node::{DeployRequest, LogStore, Metrics, Queue, Settings, Version};
-use tokio::sync::watch;
+use offshoot_node::{DeployRequest, Keyring, LogStore, Metrics, Queue, Settings, Version};
+use tokio::sync::{Semaphore, watch};
 
 pub use connection::serve_connection;
 
@@ -60,6 +62,8 @@ pub trait Backend: Send + Sync + 'static {
     fn enqueue(&self, call: QueuedCall) -> impl Future<Output = Result<(), Error>> + Send {
         self.queue().accept(call)
     }
+    /// The access keys.
+    fn keys(&self) -> &Keyring;
     /// The logs.
     fn logs(&self) -> &LogStore;
     /// The metrics.
@@ -77,6 +81,8 @@ pub trait Backend: Send + Sync + 'static {
 pub struct Options {
     /// The token that every request must carry, apart from the health routes.
     pub token: Option<String>,
+    /// Whether requests that are signed with an access key may pass in place of those with the token.
+    pub sigv4: bool,
     /// Host names that the server answers for, besides `localhost`, `*.localhost` and IP addresses.
     pub hosts: Vec<String>,
     /// Most connections at once.
@@ -95,6 +101,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             token: None,
+            sigv4: false,
             hosts: Vec::new(),
             max_connections: 4096,
             head_timeout: Duration::from_secs(10),
@@ -111,12 +118,23 @@ pub struct ApiState<B> {
     options: Options,
     connections: AtomicUsize,
     draining: watch::Sender<bool>,
+    /// Signatures that were used.
+    seen: Mutex<sigv4::Seen>,
+    /// Memory for bodies that a signature covers.
+    held: Arc<Semaphore>,
 }
 
 impl<B: Backend> ApiState<B> {
     /// The state of a server on this backend.
     pub fn new(backend: B, options: Options) -> Arc<Self> {
-        Arc::new(ApiState { backend, options, connections: AtomicUsize::new(0), draining: watch::Sender::new(false) })
+        Arc::new(ApiState {
+            backend,
+            options,
+            connections: AtomicUsize::new(0),
+            draining: watch::Sender::new(false),
+            seen: Mutex::default(),
+            held: Arc::new(Semaphore::new(signed::HELD_MIB)),
+        })
     }
 
     /// The node's verbs.

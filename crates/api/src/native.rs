@@ -10,7 +10,7 @@ use offshoot_model::{Answer, Convention, FunctionName, HttpPart, HttpReply, Invo
 use crate::connection::Call;
 use crate::error::Refusal;
 use crate::reply::{self, Reply};
-use crate::{Backend, admin, ids, invoke as common, queue, text};
+use crate::{Backend, admin, ids, invoke as common, keys, queue, text};
 
 /// Where the native routes start.
 pub(crate) const PREFIX: &str = "/v1/";
@@ -36,6 +36,12 @@ pub(crate) async fn route<B: Backend>(call: Call<'_, B>) -> Result<Reply, Refusa
     {
         let rest = rest.to_owned();
         return Box::pin(queue::route(call, &rest)).await;
+    }
+    if let Some(rest) = path.strip_prefix(keys::PATH)
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        let rest = rest.to_owned();
+        return Box::pin(keys::route(call, &rest)).await;
     }
     let rest = path.strip_prefix(FUNCTIONS).ok_or_else(Refusal::no_route)?;
     if let Some(segment) = rest.strip_prefix('/').and_then(|r| r.strip_suffix("/invoke"))

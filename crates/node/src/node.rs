@@ -16,6 +16,7 @@ use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
 
 use crate::assets;
 use crate::invoker::Invoker;
+use crate::keys::Keyring;
 use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
 use crate::queue::{Carrier, NodeHost, Pace, Queue, QueueLimits, QueueMetrics, SettingsSource};
@@ -81,6 +82,7 @@ pub struct Node {
     invoker: Arc<Invoker>,
     warm: Warm,
     queue: Queue,
+    keys: Keyring,
 }
 
 /// How often the house is kept.
@@ -135,7 +137,8 @@ impl Node {
         let invoker = Arc::new(Invoker::new(shared.clone()));
         let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), settings: queue.settings };
         let queue = Queue::start(&data_dir, queue_limits, queue.pace, Arc::new(host), queue.carrier, queue_metrics)?;
-        let node = Arc::new(Node { shared, invoker, warm, queue });
+        let keys = Keyring::open(&data_dir)?;
+        let node = Arc::new(Node { shared, invoker, warm, queue, keys });
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
         Ok(node)
@@ -169,6 +172,11 @@ impl Node {
     /// Asynchronous invocations.
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// Access keys.
+    pub fn keys(&self) -> &Keyring {
+        &self.keys
     }
 
     /// What all pools share.

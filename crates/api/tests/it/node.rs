@@ -18,7 +18,7 @@ use offshoot_model::{
 use offshoot_node::observe::LogEntry;
 use offshoot_node::queue::{Boxed, Context, EventInvokeConfig, Host, NoCarrier, Pace, QueueLimits, QueueMetrics};
 use offshoot_node::registry::Stats;
-use offshoot_node::{DeployRequest, LogStore, Metrics, Queue, Settings, Version};
+use offshoot_node::{DeployRequest, Keyring, LogStore, Metrics, Queue, Settings, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,6 +26,7 @@ pub struct Node {
     functions: Mutex<BTreeMap<FunctionName, Arc<Version>>>,
     logs: LogStore,
     queue: Queue,
+    keys: Keyring,
     metrics: Metrics,
     limits: Limits,
     dir: tempfile::TempDir,
@@ -97,6 +98,7 @@ impl Node {
             functions: Mutex::default(),
             logs: LogStore::open(&dir.path().join("logs"), limits.function_log_bytes).unwrap(),
             queue: queue(dir.path(), &limits),
+            keys: Keyring::open(dir.path()).unwrap(),
             metrics: Metrics::new("0"),
             limits,
             dir,
@@ -220,6 +222,9 @@ impl Backend for Node {
             runtime: offshoot_model::RuntimeName::parse("nodejs20.x").unwrap(),
             log_tail: b"END\n".to_vec(),
         })
+    }
+    fn keys(&self) -> &Keyring {
+        &self.keys
     }
     fn queue(&self) -> &Queue {
         &self.queue
