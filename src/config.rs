@@ -71,6 +71,8 @@ pub struct ServeConfig {
     pub async_retry_base: Millis,
     /// Where queues are reached that speak SQS's protocol.
     pub sqs_endpoint: Option<ServerUrl>,
+    /// Where requests for AWS services go that this server does not have.
+    pub aws_fallback: Option<ServerUrl>,
     /// Where records of asynchronous invocations may be sent over HTTP.
     pub http_destinations: Vec<ServerUrl>,
     /// All limits.
@@ -82,7 +84,7 @@ impl ServeConfig {
     pub fn check(&self) -> Result<(), CliError> {
         let file = self.data_dir.join("token");
         let (named, closed) = (self.token.is_some(), self.auth != Auth::None);
-        if self.auth == Auth::SigV4 && !named || self.auth == Auth::Token && !named {
+        if matches!(self.auth, Auth::SigV4 | Auth::Token) && !named {
             let what = "this way of authentication (auth) needs a token: with it access keys are made, and it still opens everything";
             let make = format!("make one: (umask 077; openssl rand -hex 32 > {}) and start again", file.display());
             return Err(CliError::config(what.to_owned()).hint(make));
@@ -668,6 +670,23 @@ pub static SETTINGS: &[Setting] = &[
         get: |d| json!(d.serve.sqs_endpoint.as_ref().map(ServerUrl::to_string)),
     },
     Setting {
+        key: "aws_fallback_endpoint",
+        flag: "aws-fallback-endpoint",
+        env: "OFFSHOOT_AWS_FALLBACK_ENDPOINT",
+        takes: Takes::One("URL"),
+        scope: Scope::Serve,
+        help: "Where requests for AWS services go that this server does not have: http://HOST:PORT",
+        set: |d, raw| {
+            let url = ServerUrl::parse(raw.one()?)?;
+            if !url.prefix.is_empty() {
+                return Err("an address without a path is expected: signed paths cannot be changed".to_owned());
+            }
+            d.serve.aws_fallback = Some(url);
+            Ok(())
+        },
+        get: |d| json!(d.serve.aws_fallback.as_ref().map(ServerUrl::to_string)),
+    },
+    Setting {
         key: "http_destinations",
         flag: "http-destinations",
         env: "OFFSHOOT_HTTP_DESTINATIONS",
@@ -824,6 +843,7 @@ impl Draft {
             drain: Millis(30_000),
             async_retry_base: Millis(60_000),
             sqs_endpoint: None,
+            aws_fallback: None,
             http_destinations: Vec::new(),
             limits: Limits::default(),
         };
@@ -1334,7 +1354,7 @@ mod tests {
     fn every_form_of_every_setting_arrives() {
         let value = |key: &str| match key {
             "listen" => "127.0.0.1:4566",
-            "server" | "sqs_endpoint" | "http_destinations" => "http://example.org:81",
+            "server" | "sqs_endpoint" | "http_destinations" | "aws_fallback_endpoint" => "http://example.org:81",
             "token" => "t0k3n",
             "log" => "debug",
             "log_format" => "json",

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use offshoot_api::{ApiState, Backend, Options, serve_connection};
+use offshoot_api::{ApiState, Backend, Fallback, Options, serve_connection};
 use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::{EventInvokeConfig, Pace};
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
-    DeployRequest, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Settings, Version, Warm,
+    DeployRequest, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Roles, Settings,
+    Version, Warm,
 };
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
@@ -52,6 +53,7 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
     let options = Options {
         token: config.token.as_ref().filter(|_| config.auth != Auth::None).map(|t| t.expose().to_owned()),
         sigv4: config.auth == Auth::SigV4,
+        aws_fallback: config.aws_fallback.as_ref().map(|url| Fallback { host: url.host.clone(), port: url.port }),
         hosts: vec![config.listen.ip().to_string()],
         ..Options::default()
     };
@@ -225,6 +227,9 @@ impl Backend for Served {
     }
     fn keys(&self) -> &Keyring {
         self.node.keys()
+    }
+    fn roles(&self) -> &Roles {
+        self.node.roles()
     }
     fn queue(&self) -> &Queue {
         self.node.queue()

@@ -5,6 +5,7 @@
 //! server of a failed test wrote.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod aws;
 mod boxes;
 mod chaos;
 mod cli;

@@ -29,7 +29,7 @@ use crate::body::{BodyError, Inflow};
 use crate::error::{Dialect, Refusal};
 use crate::reply::Reply;
 use crate::wire::{HeadWatch, Patience, Wire};
-use crate::{ApiState, Backend, glambdar, guard, native, ops, signed};
+use crate::{ApiState, Backend, aws, glambdar, guard, native, ops, signed};
 
 /// Header bytes of one request.
 const MAX_HEAD: usize = 64 << 10;
@@ -83,7 +83,11 @@ impl<B: Backend> Call<'_, B> {
 }
 
 impl<B> Call<'_, B> {
-    /// Keeps a body that was read before its route is known.
+    /// The body, when it was read before its route was known.
+    pub fn kept(&self) -> Option<Bytes> {
+        self.kept.as_ref().map(|(body, _)| body.clone())
+    }
+    /// Keeps such a body.
     pub fn keep(&mut self, body: Bytes, held: OwnedSemaphorePermit) {
         self.kept = Some((body, held));
     }
@@ -161,7 +165,7 @@ async fn refuse<I: AsyncWrite + Unpin>(mut io: I) {
 
 /// The net: whatever happens inside, the caller gets an answer and the server goes on.
 async fn answer<B: Backend>(connection: &Connection<B>, request: Request<Incoming>) -> Reply {
-    let dialect = if request.uri().path().starts_with(native::PREFIX) { Dialect::Native } else { Dialect::Glambdar };
+    let dialect = dialect_of(&request);
     let mut inner = pin!(admit(connection, request));
     let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx))) {
         Ok(poll) => poll,
@@ -173,6 +177,17 @@ async fn answer<B: Backend>(connection: &Connection<B>, request: Request<Incomin
     })
     .await;
     result.unwrap_or_else(|refusal| refusal.into_reply(dialect))
+}
+
+/// The family of routes that a request is for, as far as its head says.
+fn dialect_of(request: &Request<Incoming>) -> Dialect {
+    if request.uri().path().starts_with(native::PREFIX) {
+        return Dialect::Native;
+    }
+    match aws::door(aws::Head { method: request.method(), uri: request.uri(), headers: request.headers() }) {
+        Some(door) => Dialect::Aws { xml: aws::speaks_xml(&door) },
+        None => Dialect::Glambdar,
+    }
 }
 
 async fn admit<B: Backend>(connection: &Connection<B>, request: Request<Incoming>) -> Result<Reply, Refusal> {
@@ -200,6 +215,9 @@ async fn route<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
     }
     if path.starts_with(native::PREFIX) {
         return native::route(call).await;
+    }
+    if let Some(door) = aws::door(aws::Head::of(&call.parts)) {
+        return Box::pin(aws::route(call, door)).await;
     }
     if path == "/metrics" {
         return ops::metrics(&call);

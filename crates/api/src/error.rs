@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode, header};
 use offshoot_model::{Error, ErrorKind, RequestId};
 use serde_json::json;
 
+use crate::aws;
 use crate::body::BodyError;
 use crate::reply::{self, Reply};
 
@@ -25,6 +26,11 @@ pub(crate) enum Dialect {
     Glambdar,
     /// `{"error","kind"}`.
     Native,
+    /// AWS's, in JSON or in XML.
+    Aws {
+        /// In XML.
+        xml: bool,
+    },
 }
 
 /// Why a request is refused.
@@ -73,11 +79,11 @@ impl Refusal {
 
     /// The answer.
     pub fn into_reply(self, dialect: Dialect) -> Reply {
-        let body = match dialect {
-            Dialect::Glambdar => json!({"error": self.glambdar_message()}),
-            Dialect::Native => json!({"error": self.message, "kind": self.kind}),
+        let mut reply = match dialect {
+            Dialect::Glambdar => reply::json(self.status, &json!({"error": self.glambdar_message()})),
+            Dialect::Native => reply::json(self.status, &json!({"error": self.message, "kind": self.kind})),
+            Dialect::Aws { xml } => aws::error_reply(self.status, self.kind, &self.message, xml),
         };
-        let mut reply = reply::json(self.status, &body);
         let headers = reply.headers_mut();
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

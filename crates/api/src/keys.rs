@@ -41,9 +41,7 @@ pub(crate) async fn route<B: Backend>(call: Call<'_, B>, rest: &str) -> Result<R
 }
 
 fn list<B: Backend>(call: &Call<'_, B>) -> Reply {
-    let shown = |key: offshoot_node::keys::AccessKey| {
-        json!({"accessKeyId": key.access_key_id, "note": key.note, "createdAt": text::rfc3339(key.created_ms)})
-    };
+    let shown = |key: offshoot_node::keys::AccessKey| json!({"accessKeyId": key.access_key_id, "note": key.note, "createdAt": text::rfc3339(key.created_ms)});
     let keys: Vec<Value> = call.backend().keys().list().into_iter().map(shown).collect();
     reply::json(StatusCode::OK, &json!({"count": keys.len(), "keys": keys}))
 }
@@ -53,7 +51,8 @@ async fn make<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
     let wanted: Wanted = if document.is_empty() {
         Wanted::default()
     } else {
-        serde_json::from_slice(&document).map_err(|_| Refusal::bad(r#"a key is made with {"note": "what it is for"}"#))?
+        serde_json::from_slice(&document)
+            .map_err(|_| Refusal::bad(r#"a key is made with {"note": "what it is for"}"#))?
     };
     let state = Arc::clone(call.state);
     let made = blocking(move || state.backend().keys().make(&wanted.note)).await?;

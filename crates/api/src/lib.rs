@@ -6,6 +6,7 @@
 
 mod admin;
 mod auth;
+mod aws;
 mod body;
 mod connection;
 mod error;
@@ -26,16 +27,17 @@ mod text;
 mod wire;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::QueuedCall;
-use offshoot_node::{DeployRequest, Keyring, LogStore, Metrics, Queue, Settings, Version};
+use offshoot_node::{DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Version};
 use tokio::sync::{Semaphore, watch};
 
+pub use aws::Fallback;
 pub use connection::serve_connection;
 
 /// What this floor stands on: the node's verbs. Every future may be dropped at any point, when the caller hangs up.
@@ -64,6 +66,8 @@ pub trait Backend: Send + Sync + 'static {
     }
     /// The access keys.
     fn keys(&self) -> &Keyring;
+    /// The roles that clients wrote.
+    fn roles(&self) -> &Roles;
     /// The logs.
     fn logs(&self) -> &LogStore;
     /// The metrics.
@@ -83,6 +87,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Whether requests that are signed with an access key may pass in place of those with the token.
     pub sigv4: bool,
+    /// Where requests for AWS services go that this server does not have.
+    pub aws_fallback: Option<Fallback>,
     /// Host names that the server answers for, besides `localhost`, `*.localhost` and IP addresses.
     pub hosts: Vec<String>,
     /// Most connections at once.
@@ -102,6 +108,7 @@ impl Default for Options {
         Options {
             token: None,
             sigv4: false,
+            aws_fallback: None,
             hosts: Vec::new(),
             max_connections: 4096,
             head_timeout: Duration::from_secs(10),

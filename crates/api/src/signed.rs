@@ -99,7 +99,10 @@ fn stated_hash<B>(call: &Call<'_, B>, signed: &Signed) -> Result<Option<Cow<'sta
 }
 
 /// Reads the body, within this request's share of the memory for such bodies, and leaves it for the route.
-async fn hold_body<B: Backend>(call: &mut Call<'_, B>) -> Result<Bytes, Refusal> {
+pub(crate) async fn hold_body<B: Backend>(call: &mut Call<'_, B>) -> Result<Bytes, Refusal> {
+    if let Some(body) = call.kept() {
+        return Ok(body);
+    }
     let limits = call.backend().limits();
     // An archive travels in base64, inside of a document.
     let largest = limits.request_bytes.max(limits.zipped_bytes / 3 * 4 + (1 << 20));

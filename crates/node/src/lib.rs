@@ -11,6 +11,7 @@ pub mod observe;
 pub mod pool;
 pub mod queue;
 pub mod registry;
+pub mod roles;
 pub mod runtime;
 pub mod templates;
 
@@ -21,4 +22,5 @@ pub use observe::{LogStore, Metrics};
 pub use pool::PoolSettings;
 pub use queue::Queue;
 pub use registry::{DeployRequest, Registry, Settings, Version};
+pub use roles::Roles;
 pub use runtime::RuntimeTable;

@@ -21,6 +21,7 @@ use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
 use crate::queue::{Carrier, NodeHost, Pace, Queue, QueueLimits, QueueMetrics, SettingsSource};
 use crate::registry::{DeployRequest, Registry, Settings, Version};
+use crate::roles::Roles;
 use crate::runtime::{RuntimeOptions, RuntimeTable};
 use crate::templates::Templates;
 
@@ -83,6 +84,7 @@ pub struct Node {
     warm: Warm,
     queue: Queue,
     keys: Keyring,
+    roles: Roles,
 }
 
 /// How often the house is kept.
@@ -137,8 +139,8 @@ impl Node {
         let invoker = Arc::new(Invoker::new(shared.clone()));
         let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), settings: queue.settings };
         let queue = Queue::start(&data_dir, queue_limits, queue.pace, Arc::new(host), queue.carrier, queue_metrics)?;
-        let keys = Keyring::open(&data_dir)?;
-        let node = Arc::new(Node { shared, invoker, warm, queue, keys });
+        let (keys, roles) = (Keyring::open(&data_dir)?, Roles::open(&data_dir)?);
+        let node = Arc::new(Node { shared, invoker, warm, queue, keys, roles });
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
         Ok(node)
@@ -177,6 +179,11 @@ impl Node {
     /// Access keys.
     pub fn keys(&self) -> &Keyring {
         &self.keys
+    }
+
+    /// Roles that clients wrote.
+    pub fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// What all pools share.

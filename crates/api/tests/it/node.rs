@@ -18,7 +18,7 @@ use offshoot_model::{
 use offshoot_node::observe::LogEntry;
 use offshoot_node::queue::{Boxed, Context, EventInvokeConfig, Host, NoCarrier, Pace, QueueLimits, QueueMetrics};
 use offshoot_node::registry::Stats;
-use offshoot_node::{DeployRequest, Keyring, LogStore, Metrics, Queue, Settings, Version};
+use offshoot_node::{DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -27,6 +27,7 @@ pub struct Node {
     logs: LogStore,
     queue: Queue,
     keys: Keyring,
+    roles: Roles,
     metrics: Metrics,
     limits: Limits,
     dir: tempfile::TempDir,
@@ -99,6 +100,7 @@ impl Node {
             logs: LogStore::open(&dir.path().join("logs"), limits.function_log_bytes).unwrap(),
             queue: queue(dir.path(), &limits),
             keys: Keyring::open(dir.path()).unwrap(),
+            roles: Roles::open(dir.path()).unwrap(),
             metrics: Metrics::new("0"),
             limits,
             dir,
@@ -225,6 +227,9 @@ impl Backend for Node {
     }
     fn keys(&self) -> &Keyring {
         &self.keys
+    }
+    fn roles(&self) -> &Roles {
+        &self.roles
     }
     fn queue(&self) -> &Queue {
         &self.queue

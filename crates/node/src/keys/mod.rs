@@ -245,18 +245,19 @@ fn unreadable() -> Error {
     Error::new(ErrorKind::Store, "the access keys (keys.json in the data directory) cannot be read or written")
 }
 
-/// Replaces the file as a whole: after a crash there is the old one or the new one.
 fn write(path: &Path, document: &Document) -> Result<(), Error> {
     let bytes = serde_json::to_vec_pretty(document).map_err(|e| unreadable().caused_by(e))?;
+    replace_file(path, &bytes).map_err(|e| unreadable().caused_by(e))
+}
+
+/// Replaces a file as a whole, readable by its owner only: after a crash there is the old one or the new one.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("json.new");
-    let done = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    done().map_err(|e| unreadable().caused_by(e))
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]
