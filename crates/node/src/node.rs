@@ -19,7 +19,7 @@ use crate::invoker::Invoker;
 use crate::keys::Keyring;
 use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
-use crate::queue::{Carrier, NodeHost, Pace, Queue, QueueLimits, QueueMetrics, SettingsSource};
+use crate::queue::{Carrier, NodeHost, Opened, Pace, Queue, QueueLimits, QueueMetrics, SettingsSource};
 use crate::registry::{DeployRequest, Registry, Settings, Version};
 use crate::roles::Roles;
 use crate::runtime::{RuntimeOptions, RuntimeTable};
@@ -107,6 +107,9 @@ impl Node {
         std::fs::create_dir_all(&data_dir).map_err(|e| store("cannot be made").caused_by(e))?;
         let runtimes = RuntimeTable::start(runtimes);
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
+        // The queue's file is looked at while the rest starts: on a new one the disk has several things to do.
+        let (queue_dir, pace) = (data_dir.clone(), queue.pace);
+        let opening = std::thread::spawn(move || Opened::open(&queue_dir, pace));
         let logs = LogStore::open(&data_dir.join("logs"), limits.function_log_bytes)?;
         let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let queue_metrics = QueueMetrics::default();
@@ -138,7 +141,9 @@ impl Node {
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
         let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), settings: queue.settings };
-        let queue = Queue::start(&data_dir, queue_limits, queue.pace, Arc::new(host), queue.carrier, queue_metrics)?;
+        let lost = |_| Error::new(ErrorKind::Internal, "the queue could not be opened: see the server's log");
+        let opened = opening.join().map_err(lost)??;
+        let queue = Queue::start(opened, queue_limits, Arc::new(host), queue.carrier, queue_metrics);
         let (keys, roles) = (Keyring::open(&data_dir)?, Roles::open(&data_dir)?);
         let node = Arc::new(Node { shared, invoker, warm, queue, keys, roles });
         tokio::spawn(keep_house(Arc::downgrade(&node)));

@@ -16,7 +16,9 @@ use offshoot_model::{
     Invocation, Limits, Network, Outcome, Phases, Report, RuntimeName, SandboxKind, StartKind,
 };
 use offshoot_node::observe::LogEntry;
-use offshoot_node::queue::{Boxed, Context, EventInvokeConfig, Host, NoCarrier, Pace, QueueLimits, QueueMetrics};
+use offshoot_node::queue::{
+    Boxed, Context, EventInvokeConfig, Host, NoCarrier, Opened, Pace, QueueLimits, QueueMetrics,
+};
 use offshoot_node::registry::Stats;
 use offshoot_node::{DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,7 +89,8 @@ impl Host for Refusing {
 
 fn queue(dir: &Path, limits: &Limits) -> Queue {
     let (host, carrier) = (Arc::new(Refusing), Arc::new(NoCarrier));
-    Queue::start(dir, QueueLimits::from(limits), Pace::AWS, host, carrier, QueueMetrics::default()).unwrap()
+    let opened = Opened::open(dir, Pace::AWS).unwrap();
+    Queue::start(opened, QueueLimits::from(limits), host, carrier, QueueMetrics::default())
 }
 
 impl Node {

@@ -11,7 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use offshoot_model::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,8 @@ struct Document {
 #[derive(Debug)]
 pub struct Keyring {
     path: PathBuf,
-    seed: HmacKey,
+    /// Made with the first key; until then there is no file.
+    seed: OnceLock<HmacKey>,
     document: Mutex<Document>,
     /// Ready for use: `AWS4` and the secret, as a key for codes.
     ready: RwLock<HashMap<String, HmacKey>>,
@@ -93,22 +94,18 @@ impl Keyring {
     /// Opens the keys of a data directory; without a file there are none.
     pub fn open(data_dir: &Path) -> Result<Keyring, Error> {
         let path = data_dir.join("keys.json");
-        let mut document: Document = match fs::read(&path) {
+        let document: Document = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| damaged().caused_by(e))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Document::default(),
             Err(e) => return Err(unreadable().caused_by(e)),
         };
-        let fresh = document.seed.is_empty();
-        if fresh {
-            document.seed = HmacKey::new(&random::<32>()?).to_hex();
+        let seed = OnceLock::new();
+        if !document.seed.is_empty() {
+            let _ = seed.set(HmacKey::from_hex(&document.seed).ok_or_else(damaged)?);
         }
-        let seed = HmacKey::from_hex(&document.seed).ok_or_else(damaged)?;
         let mut ready = HashMap::new();
         for kept in &document.keys {
             ready.insert(kept.id.clone(), HmacKey::from_hex(&kept.key).ok_or_else(damaged)?);
-        }
-        if fresh {
-            write(&path, &document)?;
         }
         Ok(Keyring { path, seed, document: Mutex::new(document), ready: RwLock::new(ready) })
     }
@@ -130,9 +127,14 @@ impl Keyring {
                 format!("there are {MAX_KEYS} keys, the limit: remove some"),
             ));
         }
+        let fresh = document.seed.is_empty();
+        seed_of(&mut document)?;
         document.keys.push(kept);
         if let Err(error) = write(&self.path, &document) {
             document.keys.pop();
+            if fresh {
+                document.seed.clear();
+            }
             return Err(error);
         }
         self.ready.write().unwrap_or_else(PoisonError::into_inner).insert(made.access_key_id.clone(), key);
@@ -164,6 +166,21 @@ impl Keyring {
         Ok(true)
     }
 
+    /// What temporary keys are derived from; made, and written, when it is first needed.
+    fn seed(&self) -> Result<&HmacKey, Error> {
+        if let Some(seed) = self.seed.get() {
+            return Ok(seed);
+        }
+        let mut document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = document.seed.is_empty();
+        let seed = seed_of(&mut document)?;
+        if fresh && let Err(error) = write(&self.path, &document) {
+            document.seed.clear();
+            return Err(error);
+        }
+        Ok(self.seed.get_or_init(|| seed))
+    }
+
     /// Whether there is any key.
     pub fn is_empty(&self) -> bool {
         self.ready.read().unwrap_or_else(PoisonError::into_inner).is_empty()
@@ -178,9 +195,9 @@ impl Keyring {
     pub fn temporary_root(&self, id: &str, token: &str, now_s: u64) -> Option<HmacKey> {
         let (expires, mac) = token.strip_prefix("offshoot1.")?.split_once('.')?;
         let expires_s: u64 = expires.parse().ok().filter(|_| expires.len() <= 12)?;
-        let wanted = hex(&self.seed.code(&[b"token:", id.as_bytes(), b":", expires.as_bytes()]));
+        let wanted = hex(&self.seed.get()?.code(&[b"token:", id.as_bytes(), b":", expires.as_bytes()]));
         let valid = same(mac.as_bytes(), wanted.as_bytes()) && now_s < expires_s;
-        valid.then(|| signing_root(&self.temporary_secret(id, expires)))
+        if valid { Some(signing_root(&temporary_secret(self.seed.get()?, id, expires))) } else { None }
     }
 
     /// Makes a temporary key. Nothing is stored: its secret and its token follow from this server's seed.
@@ -191,15 +208,24 @@ impl Keyring {
         }
         let (id, expires_s) = (key_id("ASIA")?, now_s.saturating_add(lasts_s));
         let expires = expires_s.to_string();
-        let mac = hex(&self.seed.code(&[b"token:", id.as_bytes(), b":", expires.as_bytes()]));
-        let secret_access_key = self.temporary_secret(&id, &expires);
+        let seed = self.seed()?;
+        let mac = hex(&seed.code(&[b"token:", id.as_bytes(), b":", expires.as_bytes()]));
+        let secret_access_key = temporary_secret(seed, &id, &expires);
         let session_token = format!("offshoot1.{expires}.{mac}");
         Ok(TemporaryKey { key: NewKey { access_key_id: id, secret_access_key }, session_token, expires_s })
     }
+}
 
-    fn temporary_secret(&self, id: &str, expires: &str) -> String {
-        base64(&self.seed.code(&[b"secret:", id.as_bytes(), b":", expires.as_bytes()])[..30])
+fn temporary_secret(seed: &HmacKey, id: &str, expires: &str) -> String {
+    base64(&seed.code(&[b"secret:", id.as_bytes(), b":", expires.as_bytes()])[..30])
+}
+
+/// The document's seed, made if it has none.
+fn seed_of(document: &mut Document) -> Result<HmacKey, Error> {
+    if document.seed.is_empty() {
+        document.seed = HmacKey::new(&random::<32>()?).to_hex();
     }
+    HmacKey::from_hex(&document.seed).ok_or_else(damaged)
 }
 
 /// The first key of SigV4's chain. Only the date is signed with it, so it is all that has to be kept.
@@ -269,6 +295,7 @@ mod tests {
     fn keys_are_durable_and_their_secrets_are_nowhere() {
         let dir = tempfile::tempdir().unwrap();
         let ring = Keyring::open(dir.path()).unwrap();
+        assert!(!dir.path().join("keys.json").exists(), "no key, no file");
         let made = ring.make("for ci").unwrap();
         assert_eq!((made.access_key_id.len(), made.secret_access_key.len()), (20, 40));
         let root = ring.signing_root(&made.access_key_id).unwrap();

@@ -165,19 +165,14 @@ impl Book {
         self.schedule.push(Lane::Function(function.clone()), due_ms, seq);
     }
 
-    /// An item goes from one state to another; `None`: it is gone.
-    pub fn shift(&mut self, function: &FunctionName, bytes: u64, from: State, to: Option<State>) {
-        let before = self.totals.of_mut(from);
+    /// An item goes from one state to another, and takes so many bytes then; `None`: it is gone.
+    pub fn shift(&mut self, function: &FunctionName, from: (State, u64), to: Option<(State, u64)>) {
+        let before = self.totals.of_mut(from.0);
         *before = before.saturating_sub(1);
-        if let Some(to) = to {
-            *self.totals.of_mut(to) += 1;
-        }
-        let dead = |state: Option<State>| state == Some(State::Dead);
-        if dead(Some(from)) != dead(to) || to.is_none() {
-            self.leave(function, from, bytes);
-            if let Some(to) = to {
-                self.enter(function, to, bytes);
-            }
+        self.leave(function, from.0, from.1);
+        if let Some((state, bytes)) = to {
+            *self.totals.of_mut(state) += 1;
+            self.enter(function, state, bytes);
         }
     }
 

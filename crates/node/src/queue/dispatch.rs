@@ -74,7 +74,8 @@ async fn attempt(core: &Core, lane: &Lane, seq: i64) -> Option<Went> {
     let desk = core.desk.clone();
     let marked = move |done: Result<&Option<Taken>, &Error>| {
         if let Ok(Some(item)) = done {
-            desk.update(|book| book.shift(&item.function, item.bytes, State::Waiting, Some(State::Running)));
+            let (from, to) = ((State::Waiting, item.bytes), (State::Running, item.bytes));
+            desk.update(|book| book.shift(&item.function, from, Some(to)));
         }
     };
     let item = match core.store.write(move |db| rows::take(db, seq), marked).await {
@@ -95,7 +96,7 @@ async fn attempt(core: &Core, lane: &Lane, seq: i64) -> Option<Went> {
         end(core, &item, &config, Condition::EventAgeExceeded, item.attempts, None).await;
         return None;
     }
-    let result = core.host.run(invocation(&item, event), item.context.clone()).await;
+    let result = run_apart(core, &item, event).await;
     if core.abandoned.load(Ordering::Acquire) {
         // How it ended is the server's doing: it runs again with the next one.
         return None;
@@ -114,6 +115,22 @@ async fn attempt(core: &Core, lane: &Lane, seq: i64) -> Option<Went> {
         Ending::Setback => Some(Went::Refused),
         Ending::NotNow => None,
     }
+}
+
+/// Runs an item in a task of its own: a bug that ends it is a setback of this item, and not the end of its turn.
+async fn run_apart(core: &Core, item: &Taken, event: Bytes) -> Result<Outcome<Bytes>, Error> {
+    let (host, invocation, context) = (core.host.clone(), invocation(item, event), item.context.clone());
+    let task = tokio::spawn(async move { host.run(invocation, context).await });
+    let lost = |e| Error::new(ErrorKind::Internal, "an asynchronous invocation was lost").caused_by(e);
+    task.await.map_err(lost)?
+}
+
+/// The same for a delivery.
+async fn carry_apart(core: &Core, shipment: Shipment) -> Result<(), Undelivered> {
+    let carrier = core.carrier.clone();
+    let task = tokio::spawn(async move { carrier.carry(shipment).await });
+    let lost = |e| Undelivered { message: format!("a delivery was lost: {e}"), lasting: false };
+    task.await.map_err(lost)?
 }
 
 /// The store did not answer for an item: its turn comes again.
@@ -225,7 +242,7 @@ async fn follow(core: &Core, item: &Taken, from: State, mut change: Change) {
             continue;
         }
         match call_of(item, &delivery, change.record.as_deref()) {
-            Some(call) if core.desk.reserve(&call.function, call.payload.len() as u64).is_ok() => calls.push(call),
+            Some(call) if core.desk.reserve(&call.function, call.weight()).is_ok() => calls.push(call),
             // Not a function, or its queue is full now.
             _ => left.push(delivery),
         }
@@ -271,8 +288,8 @@ enum Next {
 
 /// What was written.
 struct Settled {
-    /// The item was still there.
-    there: bool,
+    /// The item was still there, and takes so many bytes now.
+    there: Option<u64>,
     /// The calls that it led to.
     calls: Vec<i64>,
     /// Dead items that made room.
@@ -288,7 +305,7 @@ async fn settle(core: &Core, item: &Taken, from: State, next: Next, calls: Vec<N
                 tracing::error!(%error, cause = ?error.source, request = %item.id, "the end of an asynchronous invocation could not be written");
                 if core.closed.load(Ordering::Acquire) {
                     // Not written, so it runs again with the next server.
-                    calls.iter().for_each(|call| core.desk.release(&call.function, call.payload.len() as u64));
+                    calls.iter().for_each(|call| core.desk.release(&call.function, call.weight()));
                     return;
                 }
                 tokio::time::sleep(WRITE_AGAIN).await;
@@ -298,17 +315,22 @@ async fn settle(core: &Core, item: &Taken, from: State, next: Next, calls: Vec<N
 }
 
 async fn settle_once(core: &Core, item: &Taken, from: State, next: Next, calls: Vec<New>) -> Result<(), Error> {
+    let record = match &next {
+        Next::Stay(change) => change.record.as_ref().map_or(0, Vec::len) as u64,
+        Next::Finish => 0,
+    };
     let dies = matches!(&next, Next::Stay(change) if change.state == State::Dead);
-    let excess = if dies { core.desk.excess(&item.function, item.bytes) } else { Default::default() };
+    let excess =
+        if dies { core.desk.excess(&item.function, item.bytes.saturating_add(record)) } else { Default::default() };
     let (seq, function) = (item.seq, item.function.clone());
     let (work_next, work_calls) = (next.clone(), calls.clone());
     let work = move |db: &rusqlite::Connection| {
         let there = match &work_next {
             Next::Stay(change) => rows::change(db, seq, change)?,
-            Next::Finish => rows::finish(db, seq)?,
+            Next::Finish => rows::finish(db, seq)?.then_some(0),
         };
         let mut settled = Settled { there, calls: Vec::new(), evicted: Vec::new() };
-        if there {
+        if there.is_some() {
             for call in &work_calls {
                 settled.calls.push(rows::insert(db, call)?);
             }
@@ -325,15 +347,15 @@ async fn settle_once(core: &Core, item: &Taken, from: State, next: Next, calls: 
     let after = move |done: Result<&Settled, &Error>| {
         let Ok(settled) = done else { return };
         desk.update(|book| {
-            if !settled.there {
-                calls.iter().for_each(|call| book.leave(&call.function, State::Waiting, call.payload.len() as u64));
+            let Some(bytes) = settled.there else {
+                calls.iter().for_each(|call| book.leave(&call.function, State::Waiting, call.weight()));
                 return;
-            }
+            };
             let to = match &next {
                 Next::Stay(change) => Some(change.state),
                 Next::Finish => None,
             };
-            book.shift(&item.function, item.bytes, from, to);
+            book.shift(&item.function, (from, item.bytes), to.map(|state| (state, bytes)));
             book.totals.finished += u64::from(to.is_none());
             if let Next::Stay(change) = &next {
                 let lane = match change.state {
@@ -347,7 +369,7 @@ async fn settle_once(core: &Core, item: &Taken, from: State, next: Next, calls: 
                 book.accepted(&call.function, *seq, call.now);
             }
             for (function, bytes) in &settled.evicted {
-                book.shift(function, *bytes, State::Dead, None);
+                book.shift(function, (State::Dead, *bytes), None);
                 book.totals.evicted += 1;
             }
         });
@@ -369,7 +391,7 @@ async fn deliver(core: &Core, lane: &Lane, seq: i64) -> Option<Went> {
     let result = match call_of(&item, delivery, record.as_deref()) {
         Some(call) => return deliver_call(core, &item, call, rest).await,
         None => match shipment(&item, delivery, record) {
-            Some(shipment) => core.carrier.carry(shipment).await,
+            Some(shipment) => carry_apart(core, shipment).await,
             None => Err(Undelivered { message: "what was to be delivered is damaged".to_owned(), lasting: true }),
         },
     };
@@ -391,7 +413,7 @@ async fn deliver(core: &Core, lane: &Lane, seq: i64) -> Option<Went> {
 
 /// A delivery to a function whose queue was full before.
 async fn deliver_call(core: &Core, item: &Taken, call: New, rest: &[Delivery]) -> Option<Went> {
-    if let Err(full) = core.desk.reserve(&call.function, call.payload.len() as u64) {
+    if let Err(full) = core.desk.reserve(&call.function, call.weight()) {
         let failure = Undelivered { message: full.message, lasting: false };
         undelivered(core, item, &failure).await;
         return Some(Went::Refused);

@@ -258,7 +258,7 @@ pub struct View {
     pub setbacks: u32,
     /// Times that a server ended while it ran.
     pub interruptions: u32,
-    /// Bytes of the event.
+    /// Bytes that it takes: the event, what the caller said besides, and the record of how it ended.
     pub bytes: u64,
     /// How it ended, when it did.
     pub condition: Option<Condition>,

@@ -219,17 +219,18 @@ pub struct Queue {
     core: Arc<Core>,
 }
 
-impl Queue {
-    /// Opens the queue of a data directory and starts to work it off. Must be called inside a tokio runtime; blocks for as
-    /// long as it takes to look at the file.
-    pub fn start(
-        data_dir: &Path,
-        limits: QueueLimits,
-        pace: Pace,
-        host: Arc<dyn Host>,
-        carrier: Arc<dyn Carrier>,
-        metrics: QueueMetrics,
-    ) -> Result<Queue, Error> {
+/// A queue's file, looked at and ready.
+pub struct Opened {
+    store: Store,
+    places: Vec<rows::Place>,
+    totals: Totals,
+    pace: Pace,
+}
+
+impl Opened {
+    /// Opens the queue of a data directory, or makes a new one. What ran when the last server ended waits again. Blocks for as
+    /// long as it takes to look at the whole file.
+    pub fn open(data_dir: &Path, pace: Pace) -> Result<Opened, Error> {
         let now = now_ms();
         let (store, (places, totals)) = Store::open(&data_dir.join("queue.db"), |db| {
             let places = rows::resume(db, |times, seq| policy::after_interruption(times, pace, seq as u64, now))?;
@@ -238,13 +239,27 @@ impl Queue {
         if !totals.balanced() {
             return Err(store::damaged("its counters do not add up to its items"));
         }
+        Ok(Opened { store, places, totals, pace })
+    }
+}
+
+impl Queue {
+    /// Starts to work a queue off. Must be called inside a tokio runtime.
+    pub fn start(
+        opened: Opened,
+        limits: QueueLimits,
+        host: Arc<dyn Host>,
+        carrier: Arc<dyn Carrier>,
+        metrics: QueueMetrics,
+    ) -> Queue {
+        let Opened { store, places, totals, pace } = opened;
         let share = (limits.concurrency / 4).max(1);
         let schedule = Schedule::new(limits.concurrency, share, pace.pauses());
         let desk = Desk::new(limits, schedule, totals, &places, metrics);
         let (closed, abandoned) = (AtomicBool::new(false), AtomicBool::new(false));
         let core = Arc::new(Core { store, desk: Arc::new(desk), host, carrier, pace, closed, abandoned });
         tokio::spawn(dispatch::run(core.clone()));
-        Ok(Queue { core })
+        Queue { core }
     }
 
     /// Accepts a call. When this returns, the call is durable and will be made, also if the server is killed now.
@@ -264,7 +279,7 @@ impl Queue {
             payload: call.payload,
             now: now_ms(),
         };
-        let (function, bytes, now) = (new.function.clone(), new.payload.len() as u64, new.now);
+        let (function, bytes, now) = (new.function.clone(), new.weight(), new.now);
         core.desk.reserve(&function, bytes)?;
         let desk = core.desk.clone();
         let after = move |done: Result<&i64, &Error>| match done {
@@ -297,7 +312,8 @@ impl Queue {
             let Ok(places) = done else { return };
             desk.update(|book| {
                 for place in places {
-                    book.shift(&place.function, place.bytes, State::Dead, Some(State::Waiting));
+                    let (before, after) = ((State::Dead, place.bytes), (State::Waiting, place.own_bytes));
+                    book.shift(&place.function, before, Some(after));
                     book.schedule_place(&rows::Place { state: State::Waiting, due_ms: now, ..place.clone() });
                 }
             });
@@ -315,7 +331,7 @@ impl Queue {
             desk.update(|book| {
                 for place in places {
                     book.unschedule(place);
-                    book.shift(&place.function, place.bytes, place.state, None);
+                    book.shift(&place.function, (place.state, place.bytes), None);
                     book.totals.purged += 1;
                 }
             });

@@ -115,7 +115,7 @@ pub fn after_interruption(interruptions: u32, pace: Pace, seed: u64, now: u64) -
 }
 
 /// Deliveries of one item that are tried before it is kept as dead.
-pub const DELIVERY_TRIES: u32 = 10;
+pub const DELIVERY_TRIES: u32 = 20;
 
 /// After a delivery failed: when to try again; `None`: not any more.
 pub fn after_delivery_failed(failures: u32, lasting: bool, pace: Pace, seed: u64, now: u64) -> Option<u64> {

@@ -28,6 +28,17 @@ pub(super) struct New {
     pub now: u64,
 }
 
+impl New {
+    /// Bytes that it takes: the event, and everything that the caller said besides.
+    pub fn weight(&self) -> u64 {
+        let http = self.http.as_ref().map_or(0, |h| serde_json::to_string(h).map_or(0, |t| t.len()));
+        let settings = self.settings.as_ref().map_or(0, |s| serde_json::to_string(s).map_or(0, |t| t.len()));
+        let said = [&self.context.qualifier, &self.context.client_context, &self.context.trace];
+        let said: usize = said.into_iter().flatten().map(String::len).sum();
+        (self.payload.len() + http + settings + said) as u64
+    }
+}
+
 /// An item that is to run, or is to be delivered.
 #[derive(Debug, Clone)]
 pub(super) struct Taken {
@@ -57,6 +68,7 @@ pub(super) struct Place {
     pub function: FunctionName,
     pub state: State,
     pub due_ms: u64,
+    pub own_bytes: u64,
     pub bytes: u64,
     pub deliveries: Vec<Delivery>,
 }
@@ -122,9 +134,9 @@ fn count(db: &Connection, name: &str, n: u64) -> rusqlite::Result<()> {
 /// Puts an item in; its place in the order of acceptance comes back.
 pub(super) fn insert(db: &Connection, new: &New) -> rusqlite::Result<i64> {
     let mut insert = db.prepare_cached(
-        "INSERT INTO items (id, function, qualifier, http, client_context, trace, settings, hops, bytes, state, accepted_ms,
+        "INSERT INTO items (id, function, qualifier, http, client_context, trace, settings, hops, own_bytes, bytes, state, accepted_ms,
              born_ms, due_ms, attempts, setbacks, interruptions, deliveries)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?10, ?10, ?10, 0, 0, 0, '[]')",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, 0, ?10, ?10, ?10, 0, 0, 0, '[]')",
     )?;
     let seq = insert.insert(params![
         new.id.as_str(),
@@ -135,7 +147,7 @@ pub(super) fn insert(db: &Connection, new: &New) -> rusqlite::Result<i64> {
         new.context.trace,
         new.settings.as_ref().map(to_json).transpose()?,
         new.hops,
-        new.payload.len() as u64,
+        new.weight(),
         new.now,
     ])?;
     put_body(db, seq, EVENT, &new.payload)?;
@@ -204,13 +216,14 @@ pub(super) struct Change {
     pub record: Option<Vec<u8>>,
 }
 
-/// Writes how an item goes on; `false`: it is not there any more.
-pub(super) fn change(db: &Connection, seq: i64, change: &Change) -> rusqlite::Result<bool> {
+/// Writes how an item goes on, and gives the bytes that it takes from then on; `None`: it is not there any more.
+pub(super) fn change(db: &Connection, seq: i64, change: &Change) -> rusqlite::Result<Option<u64>> {
     let mut update = db.prepare_cached(
-        "UPDATE items SET state = ?2, due_ms = ?3, attempts = ?4, setbacks = ?5, condition = ?6, error = ?7, status = ?8, deliveries = ?9
-         WHERE seq = ?1 AND state <> 3",
+        "UPDATE items SET state = ?2, due_ms = ?3, attempts = ?4, setbacks = ?5, condition = ?6, error = ?7, status = ?8,
+             deliveries = ?9, bytes = CASE WHEN ?10 IS NULL THEN bytes ELSE own_bytes + ?10 END
+         WHERE seq = ?1 AND state <> 3 RETURNING bytes",
     )?;
-    let changed = update.execute(params![
+    let values = params![
         seq,
         code(change.state),
         change.due_ms,
@@ -220,13 +233,13 @@ pub(super) fn change(db: &Connection, seq: i64, change: &Change) -> rusqlite::Re
         change.error,
         change.status,
         to_json(&change.deliveries)?,
-    ])?;
-    if changed > 0
-        && let Some(record) = &change.record
-    {
+        change.record.as_ref().map(|record| record.len() as u64),
+    ];
+    let bytes = update.query_row(values, |r| r.get(0)).optional()?;
+    if let (Some(_), Some(record)) = (bytes, &change.record) {
         put_body(db, seq, RECORD, record)?;
     }
-    Ok(changed > 0)
+    Ok(bytes)
 }
 
 /// Removes an item that is done; `false`: it is not there any more.
@@ -288,7 +301,7 @@ pub(super) fn resume(db: &Connection, due: impl Fn(u32, i64) -> u64) -> rusqlite
 }
 
 fn places<P: rusqlite::Params>(db: &Connection, which: &str, of: P) -> rusqlite::Result<Vec<Place>> {
-    let columns = "seq, function, state, due_ms, bytes, deliveries";
+    let columns = "seq, function, state, due_ms, own_bytes, bytes, deliveries";
     let mut query = db.prepare(&format!("SELECT {columns} FROM items WHERE {which} ORDER BY seq"))?;
     let read = |row: &Row| {
         Ok(Place {
@@ -296,6 +309,7 @@ fn places<P: rusqlite::Params>(db: &Connection, which: &str, of: P) -> rusqlite:
             function: name_of(row)?,
             state: state_of(row)?,
             due_ms: row.get("due_ms")?,
+            own_bytes: row.get("own_bytes")?,
             bytes: row.get("bytes")?,
             deliveries: json_of(row, "deliveries")?.unwrap_or_default(),
         })
@@ -328,7 +342,7 @@ pub(super) fn redrive(db: &Connection, which: &Which, now: u64) -> rusqlite::Res
     for item in &dead {
         let mut update = db.prepare_cached(
             "UPDATE items SET state = 0, due_ms = ?2, born_ms = ?2, attempts = 0, setbacks = 0, interruptions = 0, hops = 0,
-                 condition = NULL, error = NULL, status = NULL, deliveries = '[]' WHERE seq = ?1",
+                 bytes = own_bytes, condition = NULL, error = NULL, status = NULL, deliveries = '[]' WHERE seq = ?1",
         )?;
         update.execute(params![item.seq, now])?;
         db.prepare_cached("DELETE FROM bodies WHERE seq = ?1 AND part = ?2")?.execute([item.seq, RECORD])?;

@@ -22,7 +22,6 @@ const BATCH: usize = 512;
 const BACKLOG: usize = 1024;
 
 const TABLES: &str = "
-    PRAGMA auto_vacuum = INCREMENTAL;
     CREATE TABLE schema (version INTEGER NOT NULL) STRICT;
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE items (
@@ -35,6 +34,7 @@ const TABLES: &str = "
         trace TEXT,
         settings TEXT,
         hops INTEGER NOT NULL,
+        own_bytes INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
         state INTEGER NOT NULL,
         accepted_ms INTEGER NOT NULL,
@@ -152,7 +152,7 @@ impl Store {
         if verdict != "ok" {
             return Err(damaged(&verdict));
         }
-        connection.execute_batch("PRAGMA incremental_vacuum").map_err(failed)?;
+        give_back(&connection).map_err(failed)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let done = first(&tx).map_err(failed)?;
         tx.commit().map_err(failed)?;
@@ -249,6 +249,14 @@ fn commit(connection: &mut Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), 
 fn unwritable() -> (Error, bool) {
     let message = "the queue could not be written and takes nothing more: check the disk, then restart the server";
     (Error::new(ErrorKind::Store, message), true)
+}
+
+/// Gives the disk back what earlier events took.
+fn give_back(connection: &Connection) -> rusqlite::Result<()> {
+    let mut vacuum = connection.prepare("PRAGMA incremental_vacuum")?;
+    let mut steps = vacuum.query([])?;
+    while steps.next()?.is_some() {}
+    Ok(())
 }
 
 /// Sets what durability depends on, and reads it back.

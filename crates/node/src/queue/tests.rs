@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// What a function does with its event: `{"do": "return" | "fail" | "throttle" | "refuse" | "hang"}`.
+/// What a function does with its event: `{"do": "return" | "fail" | "throttle" | "refuse" | "hang" | "panic"}`.
 #[derive(Default)]
 struct World {
     calls: Mutex<Vec<(String, String, String)>>,
@@ -68,6 +68,7 @@ impl Host for World {
                 }
                 "refuse" => Err(Error::new(ErrorKind::NotFound, "no function is called so")),
                 "hang" => std::future::pending().await,
+                "panic" if !self.cured.load(Ordering::SeqCst) => panic!("a bug on purpose"),
                 _ => Ok(outcome(Answer::Reply { http: None, body: Bytes::from_static(b"{\"ok\":1.0}") })),
             }
         })
@@ -125,8 +126,8 @@ impl Bench {
     }
     fn open(&mut self, limits: QueueLimits, pace: Pace) {
         let world = self.world.clone();
-        let queue = Queue::start(self.dir.path(), limits, pace, world.clone(), world, QueueMetrics::default()).unwrap();
-        self.queue = Some(queue);
+        let opened = Opened::open(self.dir.path(), pace).unwrap();
+        self.queue = Some(Queue::start(opened, limits, world.clone(), world, QueueMetrics::default()));
     }
     fn queue(&self) -> &Queue {
         self.queue.as_ref().unwrap()
@@ -335,6 +336,19 @@ async fn a_loop_of_destinations_ends() {
     assert_eq!(page.items[0].condition, Some(Condition::ChainTooLong));
 }
 
+/// A bug of the server under an item costs nothing but time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_a_setback() {
+    let bench = Bench::new();
+    let id = bench.send("f", json!({"do": "panic"})).await;
+    while bench.world.calls_of("f").len() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(bench.queue().show(&id).await.unwrap().unwrap().view.attempts, 0);
+    bench.world.cured.store(true, Ordering::SeqCst);
+    bench.until("done", |t| t.finished == 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_run_is_kept_at_once() {
     let bench = Bench::new();
@@ -450,11 +464,7 @@ async fn files_that_are_not_understood_are_refused() {
     bench.until("dead", |t| t.dead == 1).await;
     bench.crash().await;
     let path = bench.dir.path().join("queue.db");
-    let refused = || {
-        let world = bench.world.clone();
-        let made = Queue::start(bench.dir.path(), limits(), QUICK, world.clone(), world, QueueMetrics::default());
-        made.err().expect("it opens").message
-    };
+    let refused = || Opened::open(bench.dir.path(), QUICK).err().expect("it opens").message;
     let good = std::fs::read(&path).unwrap();
     let db = rusqlite::Connection::open(&path).unwrap();
     db.execute("UPDATE counters SET value = value + 1 WHERE name = 'accepted'", []).unwrap();
@@ -495,6 +505,34 @@ async fn pages_and_filters() {
     assert!(bench.queue().list(none, 0, 10).await.unwrap().items.is_empty());
     let many = Which::Ids(vec!["x".into(); 1001]);
     assert_eq!(bench.queue().purge(many).await.unwrap_err().kind, ErrorKind::InvalidInput);
+}
+
+/// What a caller says besides the event counts, and so does the record of how it ended; and all of it is given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_is_stored_is_counted() {
+    let bench = Bench::with(QueueLimits { bytes: 10_000, ..limits() });
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).unwrap();
+    let large = offshoot_model::HttpPart { headers: vec![("x".into(), "y".repeat(20_000))], ..Default::default() };
+    let call = QueuedCall {
+        id: RequestId::from_random(random),
+        function: FunctionName::parse("f").unwrap(),
+        context: Context::default(),
+        http: Some(large),
+        payload: Bytes::from_static(b"{}"),
+        settings: None,
+    };
+    assert_eq!(bench.queue().accept(call).await.unwrap_err().kind, ErrorKind::Throttled);
+    assert_eq!(bench.queue().bytes(), 0);
+    let id = bench.send("gone", json!({"do": "refuse"})).await;
+    bench.until("dead", |t| t.dead == 1).await;
+    let detail = bench.queue().show(&id).await.unwrap().unwrap();
+    let (event, record) = (detail.event.unwrap().len(), detail.record.unwrap().len());
+    assert_eq!(detail.view.bytes, (event + record) as u64);
+    assert_eq!(bench.queue().bytes(), 0, "the dead are counted apart");
+    bench.queue().redrive(Which::Ids(vec![id.clone()])).await.unwrap();
+    bench.until("dead again", |t| t.dead == 1 && t.waiting + t.running == 0).await;
+    assert_eq!(bench.queue().bytes(), 0);
 }
 
 /// Callers that hang up at any moment leave nothing half done.
