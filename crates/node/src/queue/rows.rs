@@ -296,7 +296,9 @@ pub(super) fn resume(db: &Connection, due: impl Fn(u32, i64) -> u64) -> rusqlite
             db.prepare_cached("UPDATE items SET state = 0, interruptions = ?2, due_ms = ?3 WHERE seq = ?1")?;
         update.execute(params![seq, now, due(now, *seq)])?;
     }
-    count(db, "redelivered", running.len() as u64)?;
+    if !running.is_empty() {
+        count(db, "redelivered", running.len() as u64)?;
+    }
     places(db, "1", [])
 }
 

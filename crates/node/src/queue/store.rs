@@ -138,26 +138,31 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the store, or makes a new one, and does this first, durably.
-    pub fn open<T>(path: &Path, first: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<(Store, T), Error> {
-        // SQLite gives its side files the mode of this one. Events are in it.
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-        file.map_err(|e| {
-            Error::new(ErrorKind::Store, "the queue (queue.db in the data directory) cannot be opened").caused_by(e)
-        })?;
-        let mut connection = Connection::open(path).map_err(failed)?;
-        set_up(&connection)?;
-        migrate(&mut connection)?;
-        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
-        if verdict != "ok" {
-            return Err(damaged(&verdict));
-        }
-        give_back(&connection).map_err(failed)?;
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let done = first(&tx).map_err(failed)?;
-        tx.commit().map_err(failed)?;
+    /// Opens the store and does this first, durably. A file that is not there yet is made with the first piece of work: a
+    /// server that is never called asynchronously has none.
+    pub fn open<T: Default>(
+        path: &Path,
+        first: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<(Store, T), Error> {
+        let (connection, done) = match path.exists() {
+            false => (None, T::default()),
+            true => {
+                let mut connection = connect(path)?;
+                let verdict: String =
+                    connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
+                if verdict != "ok" {
+                    return Err(damaged(&verdict));
+                }
+                give_back(&connection).map_err(failed)?;
+                let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+                let done = first(&tx).map_err(failed)?;
+                tx.commit().map_err(failed)?;
+                (Some(connection), done)
+            }
+        };
         let (jobs, inbox) = mpsc::channel(BACKLOG);
-        let thread = std::thread::Builder::new().name("queue".into()).spawn(move || serve(connection, inbox));
+        let path = path.to_owned();
+        let thread = std::thread::Builder::new().name("queue".into()).spawn(move || serve(connection, &path, inbox));
         let thread =
             thread.map_err(|e| Error::new(ErrorKind::Internal, "the queue's thread cannot start").caused_by(e))?;
         Ok((Store { jobs: Some(jobs), thread: Some(thread) }, done))
@@ -212,7 +217,7 @@ impl Drop for Store {
 }
 
 /// The thread: takes what is there, does all of it in one transaction, and answers when that is durable.
-fn serve(mut connection: Connection, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
+fn serve(mut open: Option<Connection>, path: &Path, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
     let mut broken = false;
     while let Some(first) = inbox.blocking_recv() {
         let mut batch = vec![first];
@@ -221,16 +226,39 @@ fn serve(mut connection: Connection, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
         {
             batch.push(next);
         }
+        let connection = match &mut open {
+            Some(connection) => connection,
+            None => match connect(path) {
+                Ok(made) => open.insert(made),
+                Err(error) => {
+                    batch.into_iter().for_each(|job| job.done(Err(error.clone())));
+                    continue;
+                }
+            },
+        };
         let (mut writes, mut reads): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.writes());
         if !writes.is_empty() {
-            let committed = if broken { Err(unwritable()) } else { commit(&mut connection, &mut writes) };
+            let committed = if broken { Err(unwritable()) } else { commit(connection, &mut writes) };
             broken |= committed.as_ref().is_err_and(|(_, lasting)| *lasting);
             let committed = committed.map_err(|(error, _)| error);
             writes.into_iter().for_each(|job| job.done(committed.clone()));
         }
-        reads.iter_mut().for_each(|job| job.run(&connection));
+        reads.iter_mut().for_each(|job| job.run(connection));
         reads.into_iter().for_each(|job| job.done(Ok(())));
     }
+}
+
+/// A connection to the file, which is made if it is not there.
+fn connect(path: &Path) -> Result<Connection, Error> {
+    // SQLite gives its side files the mode of this one. Events are in it.
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+    file.map_err(|e| {
+        Error::new(ErrorKind::Store, "the queue (queue.db in the data directory) cannot be opened").caused_by(e)
+    })?;
+    let mut connection = Connection::open(path).map_err(failed)?;
+    set_up(&connection)?;
+    migrate(&mut connection)?;
+    Ok(connection)
 }
 
 /// One transaction for all. The second value of an error says that the file cannot be trusted any more.

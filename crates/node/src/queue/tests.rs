@@ -188,6 +188,7 @@ fn to(text: &str) -> Option<Target> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_accepted_is_run_once() {
     let bench = Bench::new();
+    assert!(!bench.dir.path().join("queue.db").exists(), "who is never called so has no queue");
     let mut ids = Vec::new();
     for n in 0..200 {
         ids.push(bench.send("f", json!({"n": n})).await);
