@@ -37,6 +37,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// What callers have to show; `None` = nothing, which only a loopback address allows.
     pub token: Option<Secret>,
+    /// How callers show who they are.
+    pub auth: Auth,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
     /// The least important diagnostics that are written.
@@ -69,6 +71,14 @@ pub struct ServeConfig {
     pub place: Place,
     /// Where code is fetched that AWS clients say lies in S3: `HOST:PORT`; `None` = it is not.
     pub s3_endpoint: Option<String>,
+    /// Wait before the first retry of an asynchronous invocation; the other waits follow from it.
+    pub async_retry_base: Millis,
+    /// Where queues are reached that speak SQS's protocol.
+    pub sqs_endpoint: Option<ServerUrl>,
+    /// Where requests for AWS services go that this server does not have.
+    pub aws_fallback: Option<ServerUrl>,
+    /// Where records of asynchronous invocations may be sent over HTTP.
+    pub http_destinations: Vec<ServerUrl>,
     /// All limits.
     pub limits: Limits,
 }
@@ -76,10 +86,16 @@ pub struct ServeConfig {
 impl ServeConfig {
     /// Refuses what must not be served: an address that others can reach, open to everyone.
     pub fn check(&self) -> Result<(), CliError> {
-        if self.token.is_some() || self.listen.ip().to_canonical().is_loopback() {
+        let file = self.data_dir.join("token");
+        let (named, closed) = (self.token.is_some(), self.auth != Auth::None);
+        if matches!(self.auth, Auth::SigV4 | Auth::Token) && !named {
+            let what = "this way of authentication (auth) needs a token: with it access keys are made, and it still opens everything";
+            let make = format!("make one: (umask 077; openssl rand -hex 32 > {}) and start again", file.display());
+            return Err(CliError::config(what.to_owned()).hint(make));
+        }
+        if named && closed || self.listen.ip().to_canonical().is_loopback() {
             return Ok(());
         }
-        let file = self.data_dir.join("token");
         Err(CliError::config(format!(
             "listening on {} without a token would let everyone who reaches this machine deploy code to it",
             self.listen
@@ -115,6 +131,30 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(set)")
+    }
+}
+
+/// How callers show who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// With the token, when there is one.
+    Usual,
+    /// Not at all, whatever token there is.
+    None,
+    /// With the token.
+    Token,
+    /// With the token, or with a signature made with an access key.
+    SigV4,
+}
+
+impl Auth {
+    fn name(self) -> &'static str {
+        match self {
+            Auth::Usual => "usual",
+            Auth::None => "none",
+            Auth::Token => "token",
+            Auth::SigV4 => "sigv4",
+        }
     }
 }
 
@@ -170,6 +210,17 @@ impl ServerUrl {
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(ServerUrl { host, port: uri.port_u16().unwrap_or(80), prefix: uri.path().trim_end_matches('/').to_owned() })
+    }
+
+    /// Reads the address of something below a server: the prefix is its whole path with its query.
+    pub fn parse_with_query(text: &str) -> Option<Self> {
+        let (base, query) = text.split_once('?').map_or((text, None), |(base, query)| (base, Some(query)));
+        let mut url = ServerUrl::parse(base).ok().filter(|_| base.starts_with("http://"))?;
+        if let Some(query) = query {
+            let slash = if url.prefix.is_empty() { "/" } else { "" };
+            url.prefix = format!("{}{slash}?{query}", url.prefix);
+        }
+        Some(url)
     }
 
     /// The server that listens on this address, as seen from the same machine.
@@ -447,6 +498,16 @@ pub static SETTINGS: &[Setting] = &[
         get: |d| json!(d.token_file),
     },
     Setting {
+        key: "auth",
+        flag: "auth",
+        env: "OFFSHOOT_AUTH",
+        takes: Takes::Word(&["usual", "none", "token", "sigv4"]),
+        scope: Scope::Serve,
+        help: "How callers show who they are: usual (with the token, when there is one), none, token, sigv4 (signatures as for AWS, and the token)",
+        set: |d, raw| parse_auth(raw.one()?).map(|auth| d.serve.auth = auth),
+        get: |d| json!(d.serve.auth.name()),
+    },
+    Setting {
         key: "data_dir",
         flag: "data-dir",
         env: "OFFSHOOT_DATA_DIR",
@@ -634,6 +695,56 @@ pub static SETTINGS: &[Setting] = &[
         set: |d, raw| raw.millis().map(|time| d.serve.drain = time),
         get: |d| json!(d.serve.drain),
     },
+    Setting {
+        key: "async_retry_base_ms",
+        flag: "async-retry-base-ms",
+        env: "OFFSHOOT_ASYNC_RETRY_BASE_MS",
+        takes: Takes::One("MS"),
+        scope: Scope::Serve,
+        help: "Wait before the first retry of an asynchronous invocation; twice that before the second",
+        set: |d, raw| raw.millis().map(|time| d.serve.async_retry_base = time),
+        get: |d| json!(d.serve.async_retry_base),
+    },
+    Setting {
+        key: "sqs_endpoint",
+        flag: "sqs-endpoint",
+        env: "OFFSHOOT_SQS_ENDPOINT",
+        takes: Takes::One("URL"),
+        scope: Scope::Serve,
+        help: "Where queues are that speak SQS's protocol, for destinations and dead letters of asynchronous invocations",
+        set: |d, raw| ServerUrl::parse(raw.one()?).map(|url| d.serve.sqs_endpoint = Some(url)),
+        get: |d| json!(d.serve.sqs_endpoint.as_ref().map(ServerUrl::to_string)),
+    },
+    Setting {
+        key: "aws_fallback_endpoint",
+        flag: "aws-fallback-endpoint",
+        env: "OFFSHOOT_AWS_FALLBACK_ENDPOINT",
+        takes: Takes::One("URL"),
+        scope: Scope::Serve,
+        help: "Where requests for AWS services go that this server does not have: http://HOST:PORT",
+        set: |d, raw| {
+            let url = ServerUrl::parse(raw.one()?)?;
+            if !url.prefix.is_empty() {
+                return Err("an address without a path is expected: signed paths cannot be changed".to_owned());
+            }
+            d.serve.aws_fallback = Some(url);
+            Ok(())
+        },
+        get: |d| json!(d.serve.aws_fallback.as_ref().map(ServerUrl::to_string)),
+    },
+    Setting {
+        key: "http_destinations",
+        flag: "http-destinations",
+        env: "OFFSHOOT_HTTP_DESTINATIONS",
+        takes: Takes::List("URL,…"),
+        scope: Scope::Serve,
+        help: "Where records of asynchronous invocations may be sent over HTTP: these addresses and what is below them",
+        set: |d, raw| {
+            d.serve.http_destinations = raw.items.iter().map(|url| ServerUrl::parse(url)).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        get: |d| json!(d.serve.http_destinations.iter().map(ServerUrl::to_string).collect::<Vec<_>>()),
+    },
     limit!(
         zipped_bytes,
         "limits-zipped-bytes",
@@ -730,6 +841,30 @@ pub static SETTINGS: &[Setting] = &[
         |r| parse_bytes(r.one()?, 1),
         "Log text kept for one function"
     ),
+    limit!(
+        async_items,
+        "limits-async-items",
+        "OFFSHOOT_LIMITS_ASYNC_ITEMS",
+        "N",
+        |r| r.number(),
+        "Asynchronous invocations of one function that wait; and as many that are kept after they failed"
+    ),
+    limit!(
+        async_bytes,
+        "limits-async-bytes",
+        "OFFSHOOT_LIMITS_ASYNC_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Bytes of all asynchronous invocations that wait; and as many of those kept after they failed"
+    ),
+    limit!(
+        async_payload_bytes,
+        "limits-async-payload-bytes",
+        "OFFSHOOT_LIMITS_ASYNC_PAYLOAD_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest event of an asynchronous invocation"
+    ),
 ];
 
 impl Draft {
@@ -737,6 +872,7 @@ impl Draft {
         let serve = ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(),
             token: None,
+            auth: Auth::Usual,
             data_dir: env.data_dir(),
             log: LevelFilter::INFO,
             log_format: LogFormat::Text,
@@ -753,6 +889,10 @@ impl Draft {
             drain: Millis(30_000),
             place: Place::default(),
             s3_endpoint: None,
+            async_retry_base: Millis(60_000),
+            sqs_endpoint: None,
+            aws_fallback: None,
+            http_destinations: Vec::new(),
             limits: Limits::default(),
         };
         Draft { serve, port: None, server: None, token: None, token_file: None }
@@ -782,6 +922,12 @@ fn parse_token(text: &str) -> Result<Secret, String> {
         return Ok(Secret(text.to_owned()));
     }
     Err("a token is one word of visible ASCII characters".to_owned())
+}
+
+fn parse_auth(text: &str) -> Result<Auth, String> {
+    let all = [Auth::Usual, Auth::None, Auth::Token, Auth::SigV4];
+    let unknown = || format!("'{text}' is not a way of authentication: write usual, none, token or sigv4");
+    all.into_iter().find(|auth| auth.name() == text).ok_or_else(unknown)
 }
 
 fn parse_level(text: &str) -> Result<LevelFilter, String> {
@@ -1256,10 +1402,11 @@ mod tests {
     fn every_form_of_every_setting_arrives() {
         let value = |key: &str| match key {
             "listen" => "127.0.0.1:4566",
-            "server" => "http://example.org:81",
+            "server" | "sqs_endpoint" | "http_destinations" | "aws_fallback_endpoint" => "http://example.org:81",
             "token" => "t0k3n",
             "log" => "debug",
             "log_format" => "json",
+            "auth" => "sigv4",
             "warm_runtimes" => "python3.11",
             "allow_degraded" => "userns",
             "uid_range" => "300000-300010",

@@ -4,6 +4,7 @@
 
 mod cli;
 mod config;
+mod outbox;
 mod server;
 
 use std::process::ExitCode;

@@ -9,18 +9,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use offshoot_api::{ApiState, Backend, Options, serve_connection};
+use offshoot_api::{ApiState, Backend, Fallback, Options, serve_connection};
 use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome};
+use offshoot_node::queue::Pace;
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
-    Catalog, DeployRequest, LogStore, Metrics, Node, NodeConfig, PoolSettings, Settings, Version, Warm,
+    Catalog, DeployRequest, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Roles,
+    Settings, Version, Warm,
 };
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::error::CliError;
-use crate::config::{Env, LogFormat, ServeConfig, WarmRuntimes};
+use crate::config::{Auth, Env, LogFormat, ServeConfig, WarmRuntimes};
+use crate::outbox::Outbox;
 
 /// Serves until it is told to stop.
 pub fn run(config: ServeConfig) -> Result<(), CliError> {
@@ -48,7 +51,9 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
     let address = listener.local_addr().map_err(|e| cannot_listen(&config, &e))?;
     let node = Node::start(node_config(&config)?).map_err(|e| refused(&e))?;
     let options = Options {
-        token: config.token.as_ref().map(|t| t.expose().to_owned()),
+        token: config.token.as_ref().filter(|_| config.auth != Auth::None).map(|t| t.expose().to_owned()),
+        sigv4: config.auth == Auth::SigV4,
+        aws_fallback: config.aws_fallback.as_ref().map(|url| Fallback { host: url.host.clone(), port: url.port }),
         hosts: vec![config.listen.ip().to_string()],
         s3_endpoint: config.s3_endpoint.clone(),
         ..Options::default()
@@ -182,6 +187,10 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
             WarmRuntimes::None => Warm::None,
             WarmRuntimes::Only(names) => Warm::These(names.clone()),
         },
+        queue: QueueSettings {
+            pace: Pace { retry_ms: config.async_retry_base.0 },
+            carrier: Arc::new(Outbox::new(config.sqs_endpoint.clone(), config.http_destinations.clone())),
+        },
     })
 }
 
@@ -222,6 +231,15 @@ impl Backend for Served {
     }
     fn instances(&self, version: &Version) -> u32 {
         self.node.invoker().instances(version)
+    }
+    fn keys(&self) -> &Keyring {
+        self.node.keys()
+    }
+    fn roles(&self) -> &Roles {
+        self.node.roles()
+    }
+    fn queue(&self) -> &Queue {
+        self.node.queue()
     }
     fn logs(&self) -> &LogStore {
         self.node.logs()

@@ -48,6 +48,9 @@ pub struct Args {
     /// Give up waiting after this time (the function's own limit is set at deploy)
     #[arg(long, value_name = "TIME", value_parser = |text: &str| parse_millis(text, 1000))]
     timeout: Option<u64>,
+    /// Do not wait: hand the call in and print its id
+    #[arg(long = "async")]
+    later: bool,
     #[command(flatten)]
     flags: ClientFlags,
 }
@@ -58,6 +61,9 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let payload = payload(&args)?;
     let client = context.client(&args.flags)?;
     let answer = block_on(call(&client, &name, &args, payload))?;
+    if args.later {
+        return show_accepted(&answer, context);
+    }
     let account = Account::read(&answer.headers);
     if !context.term.quiet && !context.term.json() {
         show_log(&account, &context.term);
@@ -72,6 +78,19 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         show_account(&account, &answer.body, &context.term);
     }
     Ok(account.failure.as_deref().map_or(Exit::Ok, Exit::of_failure))
+}
+
+/// The id of a call that is made later.
+fn show_accepted(answer: &Answer, context: &Context) -> Result<Exit, CliError> {
+    let accepted: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let Some(id) = accepted["requestId"].as_str() else {
+        return Err(CliError::server("internal", "the server did not say under which id the call was accepted"));
+    };
+    match context.term.json() {
+        true => context.term.document(&accepted)?,
+        false => context.term.line(id)?,
+    }
+    Ok(Exit::Ok)
 }
 
 fn payload(args: &Args) -> Result<Option<Bytes>, CliError> {
@@ -97,6 +116,8 @@ async fn call(client: &Client, name: &FunctionName, args: &Args, payload: Option
     } else {
         as_event(call, name, args, payload)?
     };
+    let kind = HeaderName::from_static("offshoot-invocation-type");
+    let call = if args.later { call.header(kind, HeaderValue::from_static("Event")) } else { call };
     let Some(limit) = args.timeout else { return client.send(call).await };
     let answer = tokio::time::timeout(Duration::from_millis(limit), client.send(call)).await;
     answer.unwrap_or_else(|_| {

@@ -10,11 +10,13 @@ mod doctor;
 pub mod error;
 pub mod hidden;
 mod invoke;
+mod keys;
 mod logs;
 mod ls;
 mod manifest;
 mod multipart;
 mod pack;
+mod queue;
 mod rm;
 mod serve;
 mod show;
@@ -114,6 +116,11 @@ enum Verb {
     /// Show what a function wrote
     #[command(alias = "log", alias = "tail")]
     Logs(logs::Args),
+    /// Look after asynchronous invocations
+    Queue(queue::Args),
+    /// Make and remove access keys for clients that sign as for AWS
+    #[command(alias = "key")]
+    Keys(keys::Args),
     /// Check what this machine can do, and how to mend the rest
     #[command(alias = "check")]
     Doctor(doctor::Args),
@@ -178,6 +185,8 @@ fn run(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Show(args) => show::run(args, context),
         Verb::Rm(args) => rm::run(args, context),
         Verb::Logs(args) => logs::run(args, context),
+        Verb::Queue(args) => queue::run(args, context),
+        Verb::Keys(args) => keys::run(args, context),
         Verb::Doctor(args) => doctor::run(args, context),
         Verb::Completion(args) => completion::run(args, context),
     }

@@ -5,6 +5,7 @@
 //! server of a failed test wrote, `NODE_CLIENT=dir` says where AWS's runtime client for Node.js has been installed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod aws;
 mod boxes;
 mod chaos;
 mod cli;
@@ -21,6 +22,7 @@ mod lambda;
 mod lifecycle;
 mod official_clients;
 mod packages;
+mod queue;
 mod shutdown;
 mod together;
 mod uniqueness;

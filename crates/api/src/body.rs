@@ -33,7 +33,7 @@ const MIN_CHUNK: usize = 8;
 
 /// A request's body, read frame by frame within a size and a pace.
 pub struct Inflow {
-    body: Incoming,
+    body: From,
     left: u64,
     limit: u64,
     window: Duration,
@@ -43,12 +43,44 @@ pub struct Inflow {
     total: usize,
 }
 
+/// Where a body comes from.
+enum From {
+    Wire(Incoming),
+    /// It was read already; `None` when it has been given out.
+    Memory(Option<Bytes>),
+}
+
+impl From {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            From::Wire(body) => body.is_end_stream(),
+            From::Memory(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+        }
+    }
+    fn exact(&self) -> Option<u64> {
+        match self {
+            From::Wire(body) => body.size_hint().exact(),
+            From::Memory(bytes) => bytes.as_ref().map(|b| b.len() as u64),
+        }
+    }
+}
+
 impl Inflow {
+    /// A body that was read already.
+    pub fn of_bytes(bytes: Bytes, limit: u64) -> Result<Self, BodyError> {
+        if bytes.len() as u64 > limit {
+            return Err(BodyError::TooLarge(limit));
+        }
+        let body = From::Memory(Some(bytes));
+        Ok(Inflow { body, left: limit, limit, window: Duration::MAX, until: None, moved: 0, frames: 0, total: 0 })
+    }
+
     /// A body of at most `limit` bytes. An announced length beyond it is refused here.
     pub fn new(body: Incoming, limit: u64, window: Duration) -> Result<Self, BodyError> {
         if body.size_hint().lower() > limit {
             return Err(BodyError::TooLarge(limit));
         }
+        let body = From::Wire(body);
         Ok(Inflow { body, left: limit, limit, window, until: None, moved: 0, frames: 0, total: 0 })
     }
 
@@ -78,7 +110,7 @@ impl Inflow {
         if self.at_end() {
             return Ok(Bytes::new());
         }
-        let expected = self.body.size_hint().exact().and_then(|n| usize::try_from(n).ok());
+        let expected = self.body.exact().and_then(|n| usize::try_from(n).ok());
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
         if self.at_end() {
             return Ok(first);
@@ -92,7 +124,13 @@ impl Inflow {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BodyError>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        let body = match &mut self.body {
+            From::Wire(body) => body,
+            From::Memory(bytes) => {
+                return Poll::Ready(Ok(bytes.take().filter(|b| !b.is_empty()).map(Frame::data)));
+            }
+        };
+        match Pin::new(body).poll_frame(cx) {
             Poll::Ready(None) => Poll::Ready(Ok(None)),
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(frame))),
             Poll::Ready(Some(Err(_))) => Poll::Ready(Err(BodyError::Broken)),

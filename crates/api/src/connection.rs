@@ -22,14 +22,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use offshoot_model::ErrorKind;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use crate::auth::{self, Credential};
+use crate::auth::Credential;
 use crate::body::{BodyError, Inflow};
 use crate::error::{Dialect, Refusal};
 use crate::reply::Reply;
 use crate::wire::{HeadWatch, Patience, Wire};
-use crate::{ApiState, Backend, function_url, glambdar, guard, lambda, native, ops};
+use crate::{ApiState, Backend, aws, function_url, glambdar, guard, lambda, native, ops, signed};
 
 /// Header bytes of one request.
 const MAX_HEAD: usize = 64 << 10;
@@ -49,7 +49,11 @@ pub(crate) struct Call<'a, B> {
     pub parts: Parts,
     pub credential: Credential,
     pub peer: Option<SocketAddr>,
+    /// The access key that the request is signed with.
+    pub signer: Option<String>,
     body: Option<Incoming>,
+    /// The body, when its signature was checked, and this request's share of the memory for such bodies.
+    kept: Option<(Bytes, OwnedSemaphorePermit)>,
     watch: &'a HeadWatch,
 }
 
@@ -60,17 +64,34 @@ impl<B: Backend> Call<'_, B> {
     }
     /// The body, to be read piece by piece.
     pub fn inflow(&mut self, limit: u64) -> Result<Inflow, BodyError> {
+        if let Some((bytes, _)) = &self.kept {
+            return Inflow::of_bytes(bytes.clone(), limit);
+        }
         let body = self.body.take().ok_or(BodyError::Broken)?;
         Inflow::new(body, limit, self.state.options.body_timeout)
     }
     /// The whole body.
     pub async fn collect(&mut self, limit: u64) -> Result<Bytes, BodyError> {
+        if let Some((bytes, _)) = &self.kept {
+            return if bytes.len() as u64 > limit { Err(BodyError::TooLarge(limit)) } else { Ok(bytes.clone()) };
+        }
         if self.body.as_ref().is_some_and(Body::is_end_stream) {
             return Ok(Bytes::new());
         }
         let whole = self.inflow(limit)?.collect().await?;
         self.watch.rearm();
         Ok(whole)
+    }
+}
+
+impl<B> Call<'_, B> {
+    /// The body, when it was read before its route was known.
+    pub fn kept(&self) -> Option<Bytes> {
+        self.kept.as_ref().map(|(body, _)| body.clone())
+    }
+    /// Keeps such a body.
+    pub fn keep(&mut self, body: Bytes, held: OwnedSemaphorePermit) {
+        self.kept = Some((body, held));
     }
 }
 
@@ -146,11 +167,7 @@ async fn refuse<I: AsyncWrite + Unpin>(mut io: I) {
 
 /// The net: whatever happens inside, the caller gets an answer and the server goes on.
 async fn answer<B: Backend>(connection: &Connection<B>, request: Request<Incoming>) -> Reply {
-    let dialect = match request.uri().path() {
-        path if path.starts_with(native::PREFIX) => Dialect::Native,
-        path if lambda::is_ours(path) => Dialect::Lambda,
-        _ => Dialect::Glambdar,
-    };
+    let dialect = dialect_of(&request);
     let mut inner = pin!(admit(connection, request));
     let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx))) {
         Ok(poll) => poll,
@@ -164,6 +181,17 @@ async fn answer<B: Backend>(connection: &Connection<B>, request: Request<Incomin
     result.unwrap_or_else(|refusal| refusal.into_reply(dialect))
 }
 
+/// The family of routes that a request is for, as far as its head says.
+fn dialect_of(request: &Request<Incoming>) -> Dialect {
+    if request.uri().path().starts_with(native::PREFIX) {
+        return Dialect::Native;
+    }
+    match aws::door(aws::Head { method: request.method(), uri: request.uri(), headers: request.headers() }) {
+        Some(door) => Dialect::Aws { xml: aws::speaks_xml(&door) },
+        None => Dialect::Glambdar,
+    }
+}
+
 async fn admit<B: Backend>(connection: &Connection<B>, request: Request<Incoming>) -> Result<Reply, Refusal> {
     let faults = connection.watch.take();
     let (parts, body) = request.into_parts();
@@ -172,8 +200,8 @@ async fn admit<B: Backend>(connection: &Connection<B>, request: Request<Incoming
     if body.is_end_stream() {
         connection.watch.rearm();
     }
-    let call =
-        Call { state, parts, credential: None, peer: connection.peer, body: Some(body), watch: &connection.watch };
+    let (credential, signer, kept, peer) = (None, None, None, connection.peer);
+    let call = Call { state, parts, credential, peer, signer, body: Some(body), kept, watch: &connection.watch };
     route(call).await
 }
 
@@ -189,7 +217,7 @@ async fn route<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
     if let Some(reply) = ops::open(path, &call)? {
         return Ok(reply);
     }
-    call.credential = auth::check(call.state.options.token.as_deref(), &call.parts.headers)?;
+    call.credential = signed::admit(&mut call).await?;
     let path = call.parts.uri.path();
     if path.starts_with(glambdar::INVOKE) {
         return glambdar::invoke(call).await;
@@ -199,6 +227,9 @@ async fn route<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
     }
     if lambda::is_ours(path) {
         return Ok(lambda::route(call).await);
+    }
+    if let Some(door) = aws::door(aws::Head::of(&call.parts)) {
+        return Box::pin(aws::route(call, door)).await;
     }
     if path == "/metrics" {
         return ops::metrics(&call);

@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode, header};
 use offshoot_model::{Error, ErrorKind, RequestId};
 use serde_json::json;
 
+use crate::aws;
 use crate::body::BodyError;
 use crate::reply::{self, Reply};
 
@@ -27,6 +28,11 @@ pub(crate) enum Dialect {
     Native,
     /// `{"Type","message"}` and `x-amzn-ErrorType`.
     Lambda,
+    /// AWS's, in JSON or in XML.
+    Aws {
+        /// In XML.
+        xml: bool,
+    },
 }
 
 /// Why a request is refused.
@@ -75,12 +81,12 @@ impl Refusal {
 
     /// The answer.
     pub fn into_reply(self, dialect: Dialect) -> Reply {
-        let body = match dialect {
-            Dialect::Glambdar => json!({"error": self.glambdar_message()}),
-            Dialect::Native => json!({"error": self.message, "kind": self.kind}),
-            Dialect::Lambda => json!({"message": self.message}),
+        let mut reply = match dialect {
+            Dialect::Glambdar => reply::json(self.status, &json!({"error": self.glambdar_message()})),
+            Dialect::Native => reply::json(self.status, &json!({"error": self.message, "kind": self.kind})),
+            Dialect::Lambda => reply::json(self.status, &json!({"message": self.message})),
+            Dialect::Aws { xml } => aws::error_reply(self.status, self.kind, &self.message, xml),
         };
-        let mut reply = reply::json(self.status, &body);
         let headers = reply.headers_mut();
         if dialect == Dialect::Lambda {
             headers.insert("x-amzn-errortype", HeaderValue::from_static(aws_type(self.status)));

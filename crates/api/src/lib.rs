@@ -7,6 +7,7 @@
 
 mod admin;
 mod auth;
+mod aws;
 mod body;
 mod connection;
 mod error;
@@ -16,25 +17,31 @@ mod glambdar;
 mod guard;
 mod ids;
 mod invoke;
+mod keys;
 mod lambda;
 mod multipart;
 mod native;
 mod ops;
+mod queue;
 mod reply;
 mod settings;
+mod signed;
+pub mod sigv4;
 mod text;
 mod wire;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome};
-use offshoot_node::{Catalog, DeployRequest, LogStore, Metrics, Settings, Version};
-use tokio::sync::watch;
+use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
+use offshoot_node::queue::QueuedCall;
+use offshoot_node::{Catalog, DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Version};
+use tokio::sync::{Semaphore, watch};
 
+pub use aws::Fallback;
 pub use connection::serve_connection;
 
 /// What this floor stands on: the node's verbs. Every future may be dropped at any point, when the caller hangs up.
@@ -55,16 +62,20 @@ pub trait Backend: Send + Sync + 'static {
     fn get(&self, name: &FunctionName) -> Option<Arc<Version>>;
     /// Runs a function. A refusal for its rate limit has a message that starts with `rate limit`.
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send;
-    /// Takes an event that is run later. When this returns, it is durable.
-    fn enqueue(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<(), Error>> + Send {
-        drop(invocation);
-        let message = "This server does not run functions asynchronously: invoke with the type RequestResponse.";
-        std::future::ready(Err(Error::new(ErrorKind::InvalidInput, message)))
-    }
     /// What AWS's dialect knows of functions besides what runs.
     fn catalog(&self) -> &Arc<Catalog>;
     /// Instances of a published version that are there now.
     fn instances(&self, version: &Version) -> u32;
+    /// Asynchronous invocations.
+    fn queue(&self) -> &Queue;
+    /// Takes an invocation that is to be made later. When this returns `Ok`, it is durable and will be made.
+    fn enqueue(&self, call: QueuedCall) -> impl Future<Output = Result<(), Error>> + Send {
+        self.queue().accept(call)
+    }
+    /// The access keys.
+    fn keys(&self) -> &Keyring;
+    /// The roles that clients wrote.
+    fn roles(&self) -> &Roles;
     /// The logs.
     fn logs(&self) -> &LogStore;
     /// The metrics.
@@ -82,6 +93,10 @@ pub trait Backend: Send + Sync + 'static {
 pub struct Options {
     /// The token that every request must carry, apart from the health routes.
     pub token: Option<String>,
+    /// Whether requests that are signed with an access key may pass in place of those with the token.
+    pub sigv4: bool,
+    /// Where requests for AWS services go that this server does not have.
+    pub aws_fallback: Option<Fallback>,
     /// Host names that the server answers for, besides `localhost`, `*.localhost` and IP addresses.
     pub hosts: Vec<String>,
     /// Most connections at once.
@@ -102,6 +117,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             token: None,
+            sigv4: false,
+            aws_fallback: None,
             hosts: Vec::new(),
             max_connections: 4096,
             head_timeout: Duration::from_secs(10),
@@ -121,6 +138,10 @@ pub struct ApiState<B> {
     draining: watch::Sender<bool>,
     /// Signs links to archives; made when it is first needed.
     secret: OnceLock<[u8; 32]>,
+    /// Signatures that were used.
+    seen: Mutex<sigv4::Seen>,
+    /// Memory for bodies that a signature covers.
+    held: Arc<Semaphore>,
 }
 
 impl<B: Backend> ApiState<B> {
@@ -132,6 +153,8 @@ impl<B: Backend> ApiState<B> {
             connections: AtomicUsize::new(0),
             draining: watch::Sender::new(false),
             secret: OnceLock::new(),
+            seen: Mutex::default(),
+            held: Arc::new(Semaphore::new(signed::HELD_MIB)),
         })
     }
 

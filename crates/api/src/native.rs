@@ -10,7 +10,7 @@ use offshoot_model::{Answer, Convention, FunctionName, HttpPart, HttpReply, Invo
 use crate::connection::Call;
 use crate::error::Refusal;
 use crate::reply::{self, Reply};
-use crate::{Backend, admin, ids, invoke as common, text};
+use crate::{Backend, admin, ids, invoke as common, keys, queue, text};
 
 /// Where the native routes start.
 pub(crate) const PREFIX: &str = "/v1/";
@@ -31,6 +31,18 @@ const MAX_REPLY_HEADERS: usize = 64 << 10;
 /// Any native route.
 pub(crate) async fn route<B: Backend>(call: Call<'_, B>) -> Result<Reply, Refusal> {
     let path = call.parts.uri.path();
+    if let Some(rest) = path.strip_prefix(queue::PATH)
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        let rest = rest.to_owned();
+        return Box::pin(queue::route(call, &rest)).await;
+    }
+    if let Some(rest) = path.strip_prefix(keys::PATH)
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        let rest = rest.to_owned();
+        return Box::pin(keys::route(call, &rest)).await;
+    }
     let rest = path.strip_prefix(FUNCTIONS).ok_or_else(Refusal::no_route)?;
     if let Some(segment) = rest.strip_prefix('/').and_then(|r| r.strip_suffix("/invoke"))
         && !segment.contains('/')
@@ -79,6 +91,9 @@ async fn invoke<B: Backend>(mut call: Call<'_, B>, function: FunctionName, id: &
         Convention::Request => Some(http_part(&call.parts.headers)?),
         Convention::Event => None,
     };
+    if queue::is_event(&call.parts.headers)? {
+        return Box::pin(queue::accept(call, function, convention, http, id)).await;
+    }
     let payload = common::payload(&mut call, convention).await?;
     let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
     let outcome = call.backend().invoke(invocation).await?;

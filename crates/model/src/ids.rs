@@ -108,6 +108,17 @@ impl RequestId {
         }
         RequestId(text)
     }
+    /// Reads an id back that was written down: a UUID in lower case.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let fits = |(at, b): (usize, u8)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => matches!(b, b'0'..=b'9' | b'a'..=b'f'),
+        };
+        if text.len() == 36 && text.bytes().enumerate().all(fits) {
+            return Ok(RequestId(text.to_owned()));
+        }
+        Err(Error::new(ErrorKind::InvalidInput, "a request id is a UUID in lower case"))
+    }
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -135,6 +146,11 @@ mod tests {
 
     #[test]
     fn request_ids_are_version_4() {
-        assert_eq!(RequestId::from_random([0xff; 16]).as_str(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        let id = RequestId::from_random([0xff; 16]);
+        assert_eq!(id.as_str(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(RequestId::parse(id.as_str()).unwrap(), id);
+        for bad in ["", "x", "FFFFFFFF-ffff-4fff-bfff-ffffffffffff", "ffffffffff-ff-4fff-bfff-ffffffffffff", "é"] {
+            assert!(RequestId::parse(bad).is_err(), "{bad}");
+        }
     }
 }

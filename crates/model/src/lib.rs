@@ -8,6 +8,7 @@ pub mod ids;
 pub mod invocation;
 pub mod place;
 pub mod runtime;
+pub mod time;
 pub mod units;
 
 pub use error::{Error, ErrorKind, Fault};

@@ -55,6 +55,12 @@ pub struct Limits {
     pub invocation_log_bytes: u64,
     /// Log text kept for one function, in bytes; the oldest goes first.
     pub function_log_bytes: u64,
+    /// Most asynchronous invocations of one function that wait or run; and as many again that are kept after they failed.
+    pub async_items: u64,
+    /// Bytes of all asynchronous invocations that wait or run; and as many again of those that are kept after they failed.
+    pub async_bytes: u64,
+    /// Largest event of an asynchronous invocation, in bytes (AWS: 1 MB).
+    pub async_payload_bytes: u64,
 }
 
 impl Default for Limits {
@@ -72,6 +78,9 @@ impl Default for Limits {
             init_ms: 10_000,
             invocation_log_bytes: 256 << 10,
             function_log_bytes: 8 << 20,
+            async_items: 100_000,
+            async_bytes: 1 << 30,
+            async_payload_bytes: 1 << 20,
         }
     }
 }

@@ -6,18 +6,24 @@
 mod assets;
 pub mod catalog;
 pub mod invoker;
+pub mod keys;
 pub mod node;
 pub mod observe;
 pub mod pool;
+pub mod queue;
 pub mod registry;
+pub mod roles;
 pub mod runtime;
 mod runtime_api;
 pub mod templates;
 
 pub use catalog::Catalog;
 pub use invoker::Invoker;
-pub use node::{Node, NodeConfig, Warm};
+pub use keys::Keyring;
+pub use node::{Node, NodeConfig, QueueSettings, Warm};
 pub use observe::{LogStore, Metrics};
 pub use pool::PoolSettings;
+pub use queue::Queue;
 pub use registry::{DeployRequest, Registry, Settings, Version};
+pub use roles::Roles;
 pub use runtime::RuntimeTable;

@@ -17,14 +17,17 @@ use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
 use crate::assets;
 use crate::catalog::{Catalog, Made};
 use crate::invoker::Invoker;
+use crate::keys::Keyring;
 use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
+use crate::queue::{Carrier, NodeHost, Opened, Pace, Queue, QueueLimits, QueueMetrics};
 use crate::registry::{DeployRequest, Registry, Settings, Version};
+use crate::roles::Roles;
 use crate::runtime::{RuntimeOptions, RuntimeTable};
 use crate::templates::Templates;
 
 /// What a node is made with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NodeConfig {
     /// Where everything durable lives.
     pub data_dir: PathBuf,
@@ -46,6 +49,17 @@ pub struct NodeConfig {
     pub cgroup_root: Option<PathBuf>,
     /// Language templates to boot at start.
     pub warm: Warm,
+    /// How asynchronous invocations are worked off.
+    pub queue: QueueSettings,
+}
+
+/// How asynchronous invocations are worked off.
+#[derive(Clone)]
+pub struct QueueSettings {
+    /// How long is waited between attempts.
+    pub pace: Pace,
+    /// What carries outcomes out of this server.
+    pub carrier: Arc<dyn Carrier>,
 }
 
 /// Which language templates are booted at start.
@@ -68,6 +82,9 @@ pub struct Node {
     invoker: Arc<Invoker>,
     catalog: Arc<Catalog>,
     warm: Warm,
+    queue: Queue,
+    keys: Keyring,
+    roles: Roles,
 }
 
 /// How often the house is kept.
@@ -82,7 +99,7 @@ const COLLECT: u32 = 240;
 impl Node {
     /// Starts a node. Must be called inside a tokio runtime.
     pub fn start(config: NodeConfig) -> Result<Arc<Self>, Error> {
-        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm } =
+        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm, queue } =
             config;
         let store = |what: &str| {
             Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"))
@@ -90,8 +107,14 @@ impl Node {
         std::fs::create_dir_all(&data_dir).map_err(|e| store("cannot be made").caused_by(e))?;
         let runtimes = RuntimeTable::start(runtimes);
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
+        // The queue's file is looked at while the rest starts: on a new one the disk has several things to do.
+        let (queue_dir, pace) = (data_dir.clone(), queue.pace);
+        let opening = std::thread::spawn(move || Opened::open(&queue_dir, pace));
         let logs = LogStore::open(&data_dir.join("logs"), limits.function_log_bytes)?;
-        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let queue_metrics = QueueMetrics::default();
+        metrics.extend(|r| queue_metrics.register(r));
+        let metrics = Arc::new(metrics);
         metrics.set_concurrency_limit(u64::from(limits.concurrency));
         let runtime_dir = assets::lay_out(&data_dir)?;
         let id = server_id(&data_dir);
@@ -114,10 +137,16 @@ impl Node {
         };
         let driver = Driver::start(driver, cgroups).map_err(unavailable)?;
         let templates = Templates::new(driver.clone(), runtime_dir, pool.spares);
+        let queue_limits = QueueLimits::from(&limits);
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
         let (catalog, made) = Catalog::new(shared.registry.clone(), shared.settings.place.clone());
-        let node = Arc::new(Node { shared, invoker, catalog, warm });
+        let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), catalog: catalog.clone() };
+        let lost = |_| Error::new(ErrorKind::Internal, "the queue could not be opened: see the server's log");
+        let opened = opening.join().map_err(lost)??;
+        let queue = Queue::start(opened, queue_limits, Arc::new(host), queue.carrier, queue_metrics);
+        let (keys, roles) = (Keyring::open(&data_dir)?, Roles::open(&data_dir)?);
+        let node = Arc::new(Node { shared, invoker, catalog, warm, queue, keys, roles });
         tokio::spawn(make_ready_in_turn(Arc::downgrade(&node), made));
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
@@ -152,6 +181,21 @@ impl Node {
     /// Language versions present.
     pub fn runtimes(&self) -> &Arc<RuntimeTable> {
         &self.shared.runtimes
+    }
+
+    /// Asynchronous invocations.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Access keys.
+    pub fn keys(&self) -> &Keyring {
+        &self.keys
+    }
+
+    /// Roles that clients wrote.
+    pub fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// What all pools share.
@@ -217,16 +261,19 @@ impl Node {
 
     /// Takes no new calls and waits until the running ones have ended, at most this long. Returns how many were left.
     pub async fn drain(&self, limit: Duration) -> usize {
+        self.queue.close();
         self.invoker.drain();
         let began = Instant::now();
         while self.invoker.in_flight() > 0 && began.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.queue.settled(limit.saturating_sub(began.elapsed())).await;
         self.invoker.in_flight()
     }
 
     /// Ends everything and leaves nothing behind. Blocks for as long as processes take to die.
     pub fn shut_down(&self) {
+        self.queue.abandon();
         for pool in self.shared.living_pools() {
             pool.kill_all();
         }

@@ -537,8 +537,21 @@ fn server_id(data: &Path) -> String {
 /// What lies in a data directory that is neither code, nor a log, nor one of the server's known files.
 pub fn leftovers(data: &Path) -> Vec<String> {
     let known = |name: &str| {
-        matches!(name, "lock" | "token" | "code" | "code.meta" | "archives" | "logs" | "runtime" | "workers" | "assets")
-            || name.starts_with("registry.db")
+        matches!(
+            name,
+            "lock"
+                | "token"
+                | "keys.json"
+                | "roles.json"
+                | "code"
+                | "code.meta"
+                | "archives"
+                | "logs"
+                | "runtime"
+                | "workers"
+                | "assets"
+        ) || name.starts_with("registry.db")
+            || name.starts_with("queue.db")
             || name.starts_with("runtime")
     };
     let mut found = Vec::new();

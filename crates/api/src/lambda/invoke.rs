@@ -5,6 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use offshoot_model::{Answer, CallContext, Convention, FunctionName, HttpPart, Invocation, Outcome, RequestId};
+use offshoot_node::queue::{Context, QueuedCall};
 use serde_json::json;
 
 use super::error::AwsError;
@@ -75,7 +76,7 @@ pub(super) async fn invoke<B: Backend>(mut ask: Ask<'_, B>, segment: &str) -> Re
     let mut answer = match ready.kind {
         Kind::DryRun => reply::empty(StatusCode::NO_CONTENT),
         Kind::Event => {
-            ask.call.backend().enqueue(ready.invocation).await?;
+            ask.call.backend().enqueue(queued(ready.invocation)).await?;
             reply::empty(StatusCode::ACCEPTED)
         }
         Kind::RequestResponse => {
@@ -87,6 +88,14 @@ pub(super) async fn invoke<B: Backend>(mut ask: Ask<'_, B>, segment: &str) -> Re
     set(answer.headers_mut(), REQUEST_ID, id.as_str());
     set(answer.headers_mut(), TRACE_ID, &trace);
     Ok(answer)
+}
+
+/// An event for the queue.
+fn queued(invocation: Invocation<Bytes>) -> QueuedCall {
+    let Invocation { id, function, http, payload, context } = invocation;
+    let CallContext { qualifier, client_context, trace, .. } = context.map(|c| *c).unwrap_or_default();
+    let context = Context { qualifier, client_context, trace };
+    QueuedCall { id, function, context, http, payload, settings: None }
 }
 
 /// `InvokeAsync`, which is deprecated: an event by another name.

@@ -16,14 +16,20 @@ use offshoot_model::{
     Invocation, Limits, Network, Outcome, Phases, Report, RuntimeName, SandboxKind, StartKind,
 };
 use offshoot_node::observe::LogEntry;
+use offshoot_node::queue::{
+    Boxed, Context, EventInvokeConfig, Host, NoCarrier, Opened, Pace, QueueLimits, QueueMetrics,
+};
 use offshoot_node::registry::Stats;
-use offshoot_node::{Catalog, DeployRequest, LogStore, Metrics, Registry, Settings, Version};
+use offshoot_node::{Catalog, DeployRequest, Keyring, LogStore, Metrics, Queue, Registry, Roles, Settings, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub struct Node {
     functions: Mutex<BTreeMap<FunctionName, Arc<Version>>>,
     logs: LogStore,
+    queue: Queue,
+    keys: Keyring,
+    roles: Roles,
     metrics: Metrics,
     limits: Limits,
     catalog: Arc<Catalog>,
@@ -64,6 +70,30 @@ fn config(name: FunctionName, convention: Convention) -> FunctionConfig {
     }
 }
 
+/// Functions that refuse every asynchronous call, so that what is queued stays to be looked at.
+struct Refusing;
+
+impl Host for Refusing {
+    fn run(&self, _: Invocation<Bytes>, _: Context) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
+        Box::pin(async { Err(Error::new(ErrorKind::InvalidInput, "not here")) })
+    }
+    fn concurrency(&self, _: &FunctionName) -> Option<u32> {
+        None
+    }
+    fn settings_for(&self, _: &FunctionName, _: Option<&str>) -> EventInvokeConfig {
+        EventInvokeConfig::default()
+    }
+    fn arn(&self, function: &FunctionName, qualifier: &str) -> String {
+        format!("{function}:{qualifier}")
+    }
+}
+
+fn queue(dir: &Path, limits: &Limits) -> Queue {
+    let (host, carrier) = (Arc::new(Refusing), Arc::new(NoCarrier));
+    let opened = Opened::open(dir, Pace::AWS).unwrap();
+    Queue::start(opened, QueueLimits::from(limits), host, carrier, QueueMetrics::default())
+}
+
 impl Node {
     pub fn new(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -76,6 +106,9 @@ impl Node {
             catalog,
             functions: Mutex::default(),
             logs: LogStore::open(&dir.path().join("logs"), limits.function_log_bytes).unwrap(),
+            queue: queue(dir.path(), &limits),
+            keys: Keyring::open(dir.path()).unwrap(),
+            roles: Roles::open(dir.path()).unwrap(),
             metrics: Metrics::new("0"),
             limits,
             dir,
@@ -209,6 +242,15 @@ impl Backend for Node {
     }
     fn instances(&self, _: &Version) -> u32 {
         0
+    }
+    fn keys(&self) -> &Keyring {
+        &self.keys
+    }
+    fn roles(&self) -> &Roles {
+        &self.roles
+    }
+    fn queue(&self) -> &Queue {
+        &self.queue
     }
     fn logs(&self) -> &LogStore {
         &self.logs

@@ -8,6 +8,7 @@ use offshoot_model::FunctionName;
 use super::functions::parse_number;
 use super::types::{Cors, Destinations, Entry, EventInvoke, Provisioned, RuntimeManagement, UrlConfig};
 use super::{Catalog, Fault, Made, Rule, fault, now_ms, page};
+use crate::queue::{EventInvokeConfig, Target};
 use crate::registry::{Change, Version};
 
 /// Concurrency that reservations must leave to everybody else (AWS: 100), at most a tenth of the server's.
@@ -281,6 +282,21 @@ impl Catalog {
     pub fn event_invoke(&self, name: &FunctionName, qualifier: Option<&str>) -> Result<EventInvoke, Fault> {
         let key = qualifier.unwrap_or("$LATEST");
         self.entry(name).doc.event_invoke.get(key).cloned().ok_or_else(|| self.no_event_invoke(name, key))
+    }
+
+    /// The same in the queue's terms, with the function's dead-letter target. What nobody has set is AWS's default.
+    pub fn asynchronous(&self, name: &FunctionName, qualifier: Option<&str>) -> EventInvokeConfig {
+        let set = self.event_invoke(name, qualifier).unwrap_or_default();
+        let target = |text: &Option<String>| text.as_deref().and_then(|t| Target::parse(t).ok());
+        let to = set.destination_config.unwrap_or_default();
+        let fields = self.registry.resolve(name).and_then(|version| version.fields.clone());
+        EventInvokeConfig {
+            max_retries: set.maximum_retry_attempts,
+            max_age_s: set.maximum_event_age_in_seconds.map(u64::from),
+            on_success: target(&to.on_success.destination),
+            on_failure: target(&to.on_failure.destination),
+            dead_letter: fields.and_then(|fields| target(&fields.dead_letter)),
+        }
     }
 
     /// Forgets it.

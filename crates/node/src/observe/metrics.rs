@@ -211,6 +211,11 @@ impl Metrics {
         r.register_collector(Box::new(Process { started: SystemTime::now() }));
     }
 
+    /// Adds metrics of another part of the node, before the node starts to serve.
+    pub fn extend(&mut self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry);
+    }
+
     /// The handle of one function. Keep it: recording on it is what is cheap.
     pub fn function(&self, name: &FunctionName) -> Arc<FunctionMetrics> {
         if let Some(handle) = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(name) {

@@ -1,5 +1,5 @@
 //! The Lambda Runtime API for one environment: HTTP on one side, where the programs of its box connect, and the worker of
-//! docs/design/002-channel.md on the other. The pool sees an instance like any other (docs/design/005-runtime-api.md).
+//! docs/design/002-channel.md on the other. The pool sees an instance like any other (docs/design/007-runtime-api.md).
 //!
 //! It starts programs, passes calls and answers on, and says how it ended. It never decides when an environment is made,
 //! reused or retired, never looks into a payload, and holds nothing that a second environment could reach.

@@ -1,0 +1,215 @@
+//! What leaves the server by itself: outcomes of asynchronous invocations, carried over HTTP to queues that speak SQS's
+//! protocol and to addresses that the operator named.
+//!
+//! It reaches nothing that the configuration does not allow, follows no redirect, and keeps nothing: who sent it tries again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use offshoot_model::{Error, ErrorKind};
+use offshoot_node::queue::{Boxed, Carrier, Shipment, Target, Undelivered};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpStream;
+
+use crate::config::ServerUrl;
+
+/// The longest that one delivery may take, connection and answer included.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of an answer that are read, for what it says about an error.
+const MAX_ANSWER: usize = 16 << 10;
+/// Bytes of an answer that are repeated in an error.
+const SHOWN: usize = 200;
+
+/// The way out.
+#[derive(Debug)]
+pub struct Outbox {
+    sqs: Option<ServerUrl>,
+    http: Vec<ServerUrl>,
+}
+
+impl Outbox {
+    /// A way out to these places only.
+    pub fn new(sqs: Option<ServerUrl>, http: Vec<ServerUrl>) -> Self {
+        Outbox { sqs, http }
+    }
+
+    fn allows(&self, url: &str) -> Option<ServerUrl> {
+        let url = ServerUrl::parse_with_query(url)?;
+        let fits = |allowed: &&ServerUrl| {
+            let below = |path: &str| path.is_empty() || path.starts_with(['/', '?']);
+            allowed.host.eq_ignore_ascii_case(&url.host)
+                && allowed.port == url.port
+                && url.prefix.strip_prefix(&allowed.prefix).is_some_and(below)
+                && !url.prefix.split('?').next().unwrap_or_default().split('/').any(|part| part == "..")
+        };
+        self.http.iter().any(|allowed| fits(&allowed)).then_some(url)
+    }
+}
+
+impl Carrier for Outbox {
+    fn check(&self, target: &Target) -> Result<(), Error> {
+        let refuse = |message: String| Err(Error::new(ErrorKind::InvalidInput, message));
+        match target {
+            Target::Function(..) => Ok(()),
+            Target::Sqs(..) if self.sqs.is_some() => Ok(()),
+            Target::Sqs(..) => {
+                refuse(format!("{target} cannot be reached: name the queues' address with sqs_endpoint"))
+            }
+            Target::Http(url) if self.allows(url).is_some() => Ok(()),
+            Target::Elsewhere(_) => {
+                refuse(format!("{target}: this server delivers to functions, SQS queues and HTTP addresses"))
+            }
+            Target::Http(_) => refuse(format!("{target} is not among the http_destinations of this server")),
+        }
+    }
+
+    fn carry(&self, shipment: Shipment) -> Boxed<'_, Result<(), Undelivered>> {
+        Box::pin(async move {
+            let lasting = |message: String| Undelivered { message, lasting: true };
+            self.check(&shipment.target).map_err(|e| lasting(e.message))?;
+            let (url, request) = match (&shipment.target, &self.sqs) {
+                (Target::Sqs(_, account, name), Some(sqs)) => {
+                    (sqs.clone(), send_message(sqs, account, name, &shipment))
+                }
+                (Target::Http(url), _) => {
+                    let url = self.allows(url).ok_or_else(|| lasting("that address is not allowed".to_owned()))?;
+                    (url.clone(), post(&url, shipment.body.clone()))
+                }
+                (target, _) => return Err(lasting(format!("{target} is not reached over HTTP"))),
+            };
+            let request = request.map_err(|e| lasting(format!("it cannot be sent: {e}")))?;
+            match tokio::time::timeout(PATIENCE, exchange(&url, request)).await {
+                Ok(done) => done.map_err(|message| Undelivered { message, lasting: false }),
+                Err(_) => {
+                    let message = format!("{} did not answer within {} s", url.authority(), PATIENCE.as_secs());
+                    Err(Undelivered { message, lasting: false })
+                }
+            }
+        })
+    }
+}
+
+/// A record, as it is.
+fn post(url: &ServerUrl, body: Bytes) -> Result<Request<Full<Bytes>>, http::Error> {
+    let path = if url.prefix.is_empty() { "/" } else { &url.prefix };
+    Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, url.authority())
+        .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .body(Full::new(body))
+}
+
+/// SQS's `SendMessage` in its JSON protocol (AWS JSON 1.0). It carries no signature: the queues that an operator runs himself
+/// do not ask for one, and credentials of an AWS account are not this server's to hold.
+fn send_message(
+    url: &ServerUrl,
+    account: &str,
+    name: &str,
+    shipment: &Shipment,
+) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut message = Map::new();
+    message.insert("QueueUrl".into(), format!("{url}/{account}/{name}").into());
+    message.insert("MessageBody".into(), String::from_utf8_lossy(&shipment.body).into());
+    let attributes: Map<String, Value> = shipment
+        .attributes
+        .iter()
+        .map(|(key, kind, value)| ((*key).to_owned(), json!({"DataType": kind, "StringValue": value})))
+        .collect();
+    if !attributes.is_empty() {
+        message.insert("MessageAttributes".into(), attributes.into());
+    }
+    if name.ends_with(".fifo") {
+        message.insert("MessageGroupId".into(), "offshoot".into());
+    }
+    let path = if url.prefix.is_empty() { "/" } else { &url.prefix };
+    Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, url.authority())
+        .header(header::CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"))
+        .header("x-amz-target", HeaderValue::from_static("AmazonSQS.SendMessage"))
+        .body(Full::new(Value::Object(message).to_string().into()))
+}
+
+async fn exchange(url: &ServerUrl, request: Request<Full<Bytes>>) -> Result<(), String> {
+    let at = url.authority();
+    let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
+    let stream = stream.map_err(|e| format!("{at} cannot be reached: {e}"))?;
+    let lost = |e: hyper::Error| format!("{at} broke off: {e}");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(lost)?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    Err(format!("{at} answered {}", said(status, response.into_body()).await))
+}
+
+async fn said(status: StatusCode, body: hyper::body::Incoming) -> String {
+    let bytes = Limited::new(body, MAX_ANSWER).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let text: String = String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+    if text.is_empty() { status.to_string() } else { format!("{status}: {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox() -> Outbox {
+        let allowed = ["http://hooks.example:8080/in", "http://127.0.0.1:9"];
+        Outbox::new(None, allowed.iter().map(|u| ServerUrl::parse_with_query(u).unwrap()).collect())
+    }
+
+    #[test]
+    fn only_named_addresses_are_reached() {
+        let outbox = outbox();
+        for good in [
+            "http://hooks.example:8080/in",
+            "http://HOOKS.example:8080/in/a?b=c",
+            "http://127.0.0.1:9/x",
+            "http://127.0.0.1:9",
+        ] {
+            assert!(outbox.check(&Target::parse(good).unwrap()).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://hooks.example:8080/internal",
+            "http://hooks.example:8080/",
+            "http://hooks.example/in",
+            "http://hooks.example:8080.evil/in",
+            "http://hooks.example:8080@evil/in",
+            "http://evil:8080/in",
+            "http://hooks.example:8080/in/../x",
+            "https://127.0.0.1:9/x",
+            "http://127.0.0.1:90/",
+            "arn:aws:sqs:us-east-1:000000000000:q",
+        ] {
+            assert!(outbox.check(&Target::parse(bad).unwrap()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_message_is_sqss() {
+        let url = ServerUrl::parse_with_query("http://127.0.0.1:9324").unwrap();
+        let shipment = Shipment {
+            target: Target::parse("arn:aws:sqs:us-east-1:000000000000:dead").unwrap(),
+            body: Bytes::from_static(b"{}"),
+            attributes: vec![("ErrorCode", "Number", "200".to_owned())],
+        };
+        let request = send_message(&url, "000000000000", "dead", &shipment).unwrap();
+        assert_eq!(request.headers()["x-amz-target"], "AmazonSQS.SendMessage");
+        assert_eq!(request.headers()["content-type"], "application/x-amz-json-1.0");
+        let body =
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(request.into_body().collect());
+        let body: Value = serde_json::from_slice(&body.unwrap().to_bytes()).unwrap();
+        assert_eq!(
+            body,
+            json!({"QueueUrl": "http://127.0.0.1:9324/000000000000/dead", "MessageBody": "{}",
+                "MessageAttributes": {"ErrorCode": {"DataType": "Number", "StringValue": "200"}}})
+        );
+    }
+}
