@@ -11,8 +11,9 @@ use offshoot_model::{FunctionName, Invocation, Limits, RequestId};
 use offshoot_node::observe::LogQuery;
 use offshoot_node::pool::instance::WorkerAnswer;
 use offshoot_node::pool::{Pool, Refusal};
+use offshoot_node::queue::{NoCarrier, Pace};
 use offshoot_node::runtime::RuntimeOptions;
-use offshoot_node::{DeployRequest, Node, NodeConfig, PoolSettings, Settings, Version, Warm};
+use offshoot_node::{DeployRequest, Node, NodeConfig, PoolSettings, QueueSettings, Settings, Version, Warm};
 use serde_json::{Value, json};
 
 use crate::custom_runtimes::{provided, zip_with_modes};
@@ -68,6 +69,7 @@ impl Ground {
             without: Default::default(),
             cgroup_root: None,
             warm: Warm::None,
+            queue: QueueSettings { pace: Pace { retry_ms: 100 }, carrier: Arc::new(NoCarrier) },
         };
         let node = runtime.block_on(async { Node::start(config).unwrap() });
         Ground { runtime, node, dir }

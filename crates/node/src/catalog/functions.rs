@@ -400,7 +400,12 @@ impl Catalog {
     /// Notes that a change is being made ready, and says so to whoever makes it. The answer is how things are before that.
     fn begin(&self, written: &Version, progress: Progress, shown: &Arc<Version>) -> View {
         let name = written.config.name.clone();
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), progress);
+        {
+            let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            // What failed of functions that are no more is not kept.
+            all.retain(|known, _| self.registry.resolve(known).is_some());
+            all.insert(name.clone(), progress);
+        }
         let view = self.view(shown);
         let made = Made { name, revision: written.revision };
         if let Err(unheard) = self.made.send(made) {

@@ -320,6 +320,10 @@ impl Catalog {
         known: Option<String>,
     ) -> Result<(), Fault> {
         let who = name.clone();
+        if self.registry.resolve(name).is_none() {
+            let arn = self.place.function(name.as_str(), None);
+            return Err(fault(Rule::NotFound, format!("No policy found for: {arn}")));
+        }
         self.amend(name, move |this, latest, entry| {
             let key = match qualifier.as_deref() {
                 Some("$LATEST") | None => String::new(),

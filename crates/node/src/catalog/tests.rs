@@ -247,6 +247,20 @@ async fn an_archive_with_one_folder_is_unpacked_as_it_is() {
     assert_eq!(std::fs::read(open.0.archive(&plain.version.code).unwrap()).unwrap(), std::fs::read(&same).unwrap());
 }
 
+#[test]
+fn an_archive_whose_name_has_gone_is_kept_all_the_same() {
+    use crate::registry::archive::Wrapping;
+    let home = Home::new();
+    let open = home.open();
+    let zip = home.zip(&[("index.js", "1")]);
+    let bytes = std::fs::read(&zip).unwrap();
+    let staged = open.0.registry.code.stage(&zip, Wrapping::Keep).unwrap();
+    std::fs::remove_file(&zip).unwrap();
+    let digest = staged.digest.clone();
+    let _kept = staged.commit().unwrap();
+    assert_eq!(std::fs::read(open.0.archive(&digest).unwrap()).unwrap(), bytes);
+}
+
 #[tokio::test]
 async fn aliases_split_calls_by_weight_and_their_versions_must_be_there() {
     let home = Home::new();

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -95,7 +95,7 @@ impl CodeStore {
             Wrapping::Keep if archive::wrapping(&file, &self.limits)?.is_some() => as_it_is(&sha256),
             _ => sha256.clone(),
         };
-        let archive = Some(archive.to_owned());
+        let archive = Some((archive.to_owned(), file.try_clone().map_err(disk_error)?));
         let pin = self.pin(&digest);
         let present = self.code.join(digest.as_str()).symlink_metadata().is_ok();
         if present && self.verify(&digest).is_ok() {
@@ -234,8 +234,8 @@ pub(crate) struct Staged<'a> {
     pub sha256: CodeDigest,
     /// What is in it.
     pub manifest: Manifest,
-    /// The upload; `None` for a tree that was not made of one.
-    archive: Option<PathBuf>,
+    /// The upload, by its name and open; `None` for a tree that was not made of one.
+    archive: Option<(PathBuf, File)>,
     fresh: Option<Fresh>,
     /// The stored tree is damaged and this one takes its place.
     replaces: bool,
@@ -264,16 +264,18 @@ impl<'a> Staged<'a> {
         Ok(Kept { _pin: self._pin })
     }
 
-    /// Keeps the upload beside the code. On one file system it is a second name for the same bytes, elsewhere a copy.
-    fn keep_archive(&self) -> Result<(), Error> {
-        let Some(archive) = &self.archive else { return Ok(()) };
+    /// Keeps the upload beside the code. On one file system it is a second name for the same bytes, elsewhere a copy; also
+    /// when whoever brought it has gone, and its name with them.
+    fn keep_archive(&mut self) -> Result<(), Error> {
+        let Some((archive, mut file)) = self.archive.take() else { return Ok(()) };
         let place = self.store.archive_path(&self.digest);
         if place.is_file() {
             return Ok(());
         }
         let draft = Fresh { path: self.store.tmp.join(random_name()?) };
         if fs::hard_link(archive, &draft.path).is_err() {
-            fs::copy(archive, &draft.path).map_err(disk_error)?;
+            let mut copy = File::create_new(&draft.path).map_err(disk_error)?;
+            file.rewind().and_then(|()| std::io::copy(&mut file, &mut copy)).map_err(disk_error)?;
         }
         File::open(&draft.path).and_then(|file| file.sync_all()).map_err(disk_error)?;
         fs::rename(&draft.path, &place).map_err(disk_error)?;
