@@ -1,43 +1,19 @@
 //! The AWS services beside Lambda, called by AWS's own clients: signatures, STS, IAM's roles, Logs, and what is passed on.
 //!
-//! boto3 and the AWS CLI are installed into a virtual environment below `target` when they are not there yet.
+//! Without boto3 and the AWS CLI (`scripts/clients.sh`) they say what they skip.
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Lang, PATIENCE, Server, eventually, root, skip};
+use crate::harness::{Lang, PATIENCE, Server, aws_clients, eventually};
 
 const TOKEN: &str = "the-servers-token";
-
-/// The virtual environment with AWS's clients; `None` when it cannot be made here.
-fn clients() -> Option<&'static PathBuf> {
-    static DIR: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let made = DIR.get_or_init(|| {
-        let dir = root().join("target/aws-clients");
-        let has = |dir: &PathBuf| {
-            let done = Command::new(dir.join("bin/python")).args(["-c", "import boto3, awscli"]).output();
-            done.is_ok_and(|d| d.status.success())
-        };
-        if has(&dir) {
-            return Some(dir);
-        }
-        let ran = |command: &mut Command| command.output().is_ok_and(|d| d.status.success());
-        let made = ran(Command::new("python3").args(["-m", "venv"]).arg(&dir))
-            && ran(Command::new(dir.join("bin/pip")).args(["install", "-q", "boto3", "awscli"]));
-        (made && has(&dir)).then_some(dir)
-    });
-    if made.is_none() {
-        skip("AWS's own clients", "boto3 and awscli cannot be installed (python3 -m venv, pip)");
-    }
-    made.as_ref()
-}
+const CLIENTS: &str = "AWS's own clients";
 
 /// A key of this server, as its two parts.
 #[derive(Clone)]
@@ -88,7 +64,7 @@ def send(request):
     try: return urllib.request.urlopen(r).status
     except urllib.error.HTTPError as e: return e.code
 ";
-    let mut command = Command::new(clients().unwrap().join("bin/python"));
+    let mut command = Command::new(aws_clients(CLIENTS).unwrap().join("python"));
     set_up(&mut command, server, key);
     let mut child =
         command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -100,14 +76,14 @@ def send(request):
 }
 
 fn cli(server: &Server, key: &Key, args: &[&str]) -> Output {
-    let mut command = Command::new(clients().unwrap().join("bin/aws"));
+    let mut command = Command::new(aws_clients(CLIENTS).unwrap().join("aws"));
     set_up(&mut command, server, key);
     command.args(args).output().unwrap()
 }
 
 #[test]
 fn only_what_is_signed_right_passes() {
-    if clients().is_none() {
+    if aws_clients(CLIENTS).is_none() {
         return;
     }
     let server = Server::start(&["--auth", "sigv4", "--token", TOKEN]);
@@ -207,7 +183,7 @@ fn signatures_need_a_token_behind_them() {
 
 #[test]
 fn logs_are_read_by_aws_clients() {
-    if clients().is_none() {
+    if aws_clients(CLIENTS).is_none() {
         return;
     }
     let server = Server::start(&[]);
@@ -300,7 +276,7 @@ print(json.dumps(lines))
 
 #[test]
 fn roles_are_kept_and_every_name_is_one() {
-    if clients().is_none() {
+    if aws_clients(CLIENTS).is_none() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ mod server;
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -93,6 +93,18 @@ pub fn skipped() -> Vec<String> {
 
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The programs of boto3 and the AWS CLI, where `scripts/clients.sh` put them, or below what `AWS_CLIENTS` says. `None`, said
+/// aloud: they are not here.
+pub fn aws_clients(what: &str) -> Option<PathBuf> {
+    let home = std::env::var_os("AWS_CLIENTS").map_or_else(|| root().join("target/clients"), PathBuf::from);
+    let bin = home.join("bin");
+    if bin.join("aws").exists() {
+        return Some(bin);
+    }
+    skip(what, "boto3 and the AWS CLI are not installed: run scripts/clients.sh");
+    None
 }
 
 // ── Archives ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,13 +2,14 @@
 //! the variable TERRAFORM_PLUGINS names a directory with its AWS provider, and bytes on a socket for what those hide: the
 //! members of errors, headers, statuses, links, function URLs.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Lang, Server, Shared, base64, eventually, per_language, root, skip, zip_of, zip_of_dir};
+use crate::harness::{
+    Answer, Lang, Server, Shared, aws_clients, base64, eventually, per_language, root, skip, zip_of, zip_of_dir,
+};
 
 static SERVER: Shared = Shared::new(&[]);
 
@@ -599,20 +600,9 @@ fn code_in_s3_is_fetched_from_the_server_that_the_operator_named() {
     assert!(without.json()["message"].as_str().unwrap().contains("--s3-endpoint"), "{}", without.text());
 }
 
-/// Where `scripts/clients.sh` puts the clients, or where the variable `AWS_CLIENTS` says that they are.
-fn clients(what: &str) -> Option<PathBuf> {
-    let home = std::env::var_os("AWS_CLIENTS").map_or_else(|| root().join("target/clients"), PathBuf::from);
-    let bin = home.join("bin");
-    if bin.join("aws").exists() {
-        return Some(bin);
-    }
-    skip(what, "boto3 and the AWS CLI are not installed: run scripts/clients.sh");
-    None
-}
-
 #[test]
 fn boto3_works_unmodified() {
-    let Some(bin) = clients("boto3") else { return };
+    let Some(bin) = aws_clients("boto3") else { return };
     let server = Server::start(&[]);
     let runtime = runtime(&server, Lang::Python);
     let done = Command::new(bin.join("python"))
@@ -629,7 +619,7 @@ fn boto3_works_unmodified() {
 
 #[test]
 fn the_aws_cli_works_unmodified() {
-    let Some(bin) = clients("the AWS CLI") else { return };
+    let Some(bin) = aws_clients("the AWS CLI") else { return };
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().unwrap();
     let zip = dir.path().join("code.zip");

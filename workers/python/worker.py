@@ -1072,10 +1072,13 @@ def main(mode=None, library_path=None):
     try:
         os.set_blocking(CHANNEL, True)
         os.set_inheritable(CHANNEL, False)
-        os.set_inheritable(CLAIMS, False)
     except OSError:
         log("the worker has no channel: descriptor %d is not open" % CHANNEL)
         os._exit(64)
+    try:
+        os.set_inheritable(CLAIMS, False)
+    except OSError:
+        pass  # without claims no call is sent behind another
     if mode == "template":
         return template(library_path)
     if mode != "boot":

@@ -183,8 +183,10 @@ async fn answer<B: Backend>(connection: &Connection<B>, request: Request<Incomin
 
 /// The family of routes that a request is for, as far as its head says.
 fn dialect_of(request: &Request<Incoming>) -> Dialect {
-    if request.uri().path().starts_with(native::PREFIX) {
-        return Dialect::Native;
+    match request.uri().path() {
+        path if path.starts_with(native::PREFIX) => return Dialect::Native,
+        path if lambda::is_ours(path) => return Dialect::Lambda,
+        _ => {}
     }
     match aws::door(aws::Head { method: request.method(), uri: request.uri(), headers: request.headers() }) {
         Some(door) => Dialect::Aws { xml: aws::speaks_xml(&door) },

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::connection::Call;
 use crate::lambda::{self, AwsError};
 use crate::reply::{self, Reply};
-use crate::{Backend, auth, ids, invoke as common, text};
+use crate::{Backend, auth, ids, invoke as common, signed, text};
 
 /// Where URLs are for callers that cannot reach their host.
 const PREFIX: &str = "/lambda-url/";
@@ -86,18 +86,26 @@ fn denied(message: Value) -> Reply {
     answer
 }
 
+/// Whether somebody of this server's account signed the request: proven where signatures are checked, else as it says.
+async fn is_ours<B: Backend>(call: &mut Call<'_, B>) -> bool {
+    if call.state.options.sigv4 {
+        return signed::admit(call).await.is_ok();
+    }
+    auth::is_signed(call.state.token(), &call.parts.headers)
+}
+
 /// Whether the URL and the function's policy let this caller in.
-fn may_call<B: Backend>(call: &Call<'_, B>, view: &UrlView) -> bool {
+async fn may_call<B: Backend>(call: &mut Call<'_, B>, view: &UrlView) -> bool {
+    let iam = view.config.auth_type == "AWS_IAM";
+    if iam && !is_ours(call).await {
+        return false;
+    }
     let catalog = call.backend().catalog();
     let place = catalog.place();
     let resource = place.function(view.name.as_str(), view.qualifier.as_deref());
     let mut statements = catalog.statements(&view.name, view.qualifier.as_deref());
-    let iam = view.config.auth_type == "AWS_IAM";
     let owner = format!("arn:aws:iam::{}:root", place.account);
     if iam {
-        if !auth::is_signed(call.state.token(), &call.parts.headers) {
-            return false;
-        }
         // Whoever is of the account needs no permission of the function's, but a denial counts.
         statements.push(json!({"Effect": "Allow", "Principal": {"AWS": owner}, "Action": "*", "Resource": "*"}));
     }
@@ -112,7 +120,7 @@ fn may_call<B: Backend>(call: &Call<'_, B>, view: &UrlView) -> bool {
 }
 
 async fn answer<B: Backend>(mut call: Call<'_, B>, view: &UrlView) -> Result<Reply, AwsError> {
-    if !may_call(&call, view) {
+    if !may_call(&mut call, view).await {
         return Ok(denied(Value::from(FORBIDDEN)));
     }
     // The server's own token, if the caller sent it, is not for the function to see.
