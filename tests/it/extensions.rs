@@ -135,11 +135,11 @@ impl Function<'_> {
             let answer = tokio::time::timeout(Duration::from_secs(10), answer).await.expect("an answer").unwrap();
             match answer.answer {
                 WorkerAnswer::Reply { body, .. } => {
-                    lease.done(Duration::from_millis(1));
+                    lease.done(None);
                     Ok(parse(&body))
                 }
                 WorkerAnswer::Error { body, .. } => {
-                    lease.done(Duration::from_millis(1));
+                    lease.done(None);
                     Err(parse(&body))
                 }
                 WorkerAnswer::Broken(breach) => Err(json!(format!("{breach:?}"))),

@@ -429,6 +429,7 @@ class Invocation {
   constructor(id) {
     this.id = id;
     this.done = false;
+    this.began = performance.now();
     this.parked = undefined; // { result }: called back, waiting for the event loop to drain
     this.context = null;
   }
@@ -612,8 +613,13 @@ function succeedEvent(invocation, value) {
   answer(invocation, text);
 }
 
+// What the handler took, for the server's choice of where calls go.
+function took(invocation) {
+  return ',"us":' + Math.round((performance.now() - invocation.began) * 1000);
+}
+
 function answer(invocation, body) {
-  if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + '}', body);
+  if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + took(invocation) + '}', body);
 }
 
 // ---- streamed answers (`awslambda.streamifyResponse`): collected, and sent as one, as AWS does for buffered callers
@@ -729,7 +735,7 @@ function succeedRequest(invocation, value) {
     return unserialisable(invocation, messageOf(error));
   }
   if (close(invocation)) {
-    send('{"t":"reply","id":' + JSON.stringify(invocation.id) + ',"http":{"status":' + answer.status +
+    send('{"t":"reply","id":' + JSON.stringify(invocation.id) + took(invocation) + ',"http":{"status":' + answer.status +
       ',"headers":[' + answer.headers + ']}}', answer.body);
   }
 }

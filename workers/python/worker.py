@@ -455,6 +455,7 @@ def finish(awaitable):
 def invoke(header, body):
     """One invocation from frame to frame, in this thread."""
     token = request_id.set(header["id"])
+    header["began"] = time.perf_counter_ns()
     try:
         prepare, conclude = state.call
         result = state.handler(*prepare(header, body))
@@ -471,6 +472,7 @@ def invoke(header, body):
 async def invoke_async(header, body):
     """The same as a task of the shared event loop."""
     request_id.set(header["id"])
+    header["began"] = time.perf_counter_ns()
     try:
         prepare, conclude = state.call
         answer = conclude(header, await state.handler(*prepare(header, body)))
@@ -493,8 +495,13 @@ def prepare_event(header, body):
     return event, LambdaContext(header, state.load["function"])
 
 
+def took(header):
+    """What the handler took, for the server's choice of where calls go."""
+    return ',"us":%d' % ((time.perf_counter_ns() - header.get("began", 0)) // 1000)
+
+
 def conclude_event(header, result):
-    head = '{"t":"reply","id":%s}' % quoted(header["id"])
+    head = '{"t":"reply","id":%s%s}' % (quoted(header["id"]), took(header))
     return head, result if isinstance(result, bytes) else to_json(result, "Unable to marshal response: ")
 
 
@@ -699,7 +706,8 @@ def conclude_request(header, result):
     body, kind = body_of(result, typed)
     if kind is not None and not typed:
         lines.append('["Content-Type","%s"]' % kind)
-    head = '{"t":"reply","id":%s,"http":{"status":%d,"headers":[%s]}}' % (quoted(header["id"]), status, ",".join(lines))
+    about = (quoted(header["id"]), took(header), status, ",".join(lines))
+    head = '{"t":"reply","id":%s%s,"http":{"status":%d,"headers":[%s]}}' % about
     return head, body
 
 

@@ -243,6 +243,8 @@ struct Got {
     queue: Duration,
     birth: Birth,
     first: bool,
+    /// What the handler took by itself, as far as that is known.
+    handler: Option<Duration>,
 }
 
 impl Invoker {
@@ -296,7 +298,7 @@ impl Invoker {
         }
         let birth = instance.birth;
         let cost = if first { (birth.start + birth.init).min(waited) } else { Duration::ZERO };
-        let mut got = Got { lease, queue: waited - cost, birth, first };
+        let mut got = Got { lease, queue: waited - cost, birth, first, handler: None };
         let behind = got.lease.behind;
         let timeout = config.timeout.duration();
         let id = &invocation.id;
@@ -325,6 +327,8 @@ impl Invoker {
         if let Ok(Ok(answered)) = &answered {
             run = run.min(answered.run);
             got.queue += sent.elapsed().saturating_sub(run);
+            // Answers to calls that were sent one behind the other come in bunches: when they come says little.
+            got.handler = answered.own.or((!behind).then_some(run));
         }
         let result = match answered.map(|answered| answered.map(|a| a.answer)) {
             Ok(Ok(WorkerAnswer::Withdrawn)) => {
@@ -379,7 +383,7 @@ impl Invoker {
         let log_tail = instance.tap.finish(id, last);
         let result = match result {
             Ok(answer) => {
-                got.lease.done(run);
+                got.lease.done(got.handler);
                 answer
             }
             Err((cause, body)) => {

@@ -3,7 +3,7 @@
 //! It never decides to start, reuse or stop anything; the pool does. It never interprets a payload.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,7 @@ pub struct Instance {
     talk: Mutex<Talk>,
     dead: AtomicBool,
     served: AtomicU64,
+    coming: AtomicU32,
 }
 
 /// A call that was sent and not answered.
@@ -99,20 +100,22 @@ pub struct Answered {
     pub answer: WorkerAnswer,
     /// From the moment when it could begin, to the answer.
     pub run: Duration,
+    /// What the worker says that the handler took: without what it waited for a processor before.
+    pub own: Option<Duration>,
 }
 
 impl From<WorkerAnswer> for Answered {
     fn from(answer: WorkerAnswer) -> Self {
-        Answered { answer, run: Duration::ZERO }
+        Answered { answer, run: Duration::ZERO, own: None }
     }
 }
 
 impl Open {
     /// `front_since`: since when no call that was sent earlier has been open.
-    fn answer(self, answer: WorkerAnswer, front_since: Instant) {
+    fn answer(self, answer: WorkerAnswer, own: Option<Duration>, front_since: Instant) {
         let began = if self.behind { self.sent.max(front_since) } else { self.sent };
         // A receiver that is gone means that the caller went away: the answer is nobody's.
-        self.waiter.send(Answered { answer, run: began.elapsed() }).ok();
+        self.waiter.send(Answered { answer, run: began.elapsed(), own }).ok();
     }
 }
 
@@ -153,6 +156,9 @@ pub(super) enum Said<'a> {
         id: RequestId,
         #[serde(default)]
         http: Option<HttpReply>,
+        /// How long the handler took, as the worker measured it, in microseconds.
+        #[serde(default)]
+        us: Option<u64>,
     },
     Error {
         id: RequestId,
@@ -202,6 +208,7 @@ impl Instance {
             }),
             dead: AtomicBool::new(false),
             served: AtomicU64::new(0),
+            coming: AtomicU32::new(0),
         });
         tokio::spawn(listen(instance.clone(), channel.reader, gone));
         instance
@@ -250,14 +257,22 @@ impl Instance {
         answer
     }
 
-    /// Whether a call may be sent behind the one that runs: there is one, and it has not been running for long.
+    /// It has been leased for a call that goes to it alone, and that is not sent yet.
+    pub fn expect(&self) {
+        self.coming.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// That call is being sent, or will not be.
+    pub fn came(&self) {
+        self.coming.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a call may be sent behind those that it was given: the one that runs has not been running for long, or the
+    /// last one has just been answered.
     pub fn flows(&self) -> bool {
         let talk = lock(&self.talk);
-        self.claims.is_some()
-            && !talk.open.is_empty()
-            && talk.stale.is_empty()
-            && talk.front_since.elapsed() < STUCK / 2
-            && self.alive()
+        let able = self.claims.is_some() && self.coming.load(Ordering::Relaxed) == 0 && self.alive();
+        able && talk.stale.is_empty() && talk.front_since.elapsed() < STUCK / 2
     }
 
     /// Whether the call that runs has been running for so long that those behind it had better go elsewhere.
@@ -294,11 +309,11 @@ impl Instance {
     }
 
     /// Hands an answer to whoever waits for it; `None` when nobody was to get one.
-    fn settle(&self, id: &RequestId, answer: WorkerAnswer) -> Option<()> {
+    fn settle(&self, id: &RequestId, answer: WorkerAnswer, own: Option<Duration>) -> Option<()> {
         let mut talk = lock(&self.talk);
         let at = talk.open.iter().position(|open| open.id == *id)?;
         let front_since = std::mem::replace(&mut talk.front_since, Instant::now());
-        talk.open.remove(at)?.answer(answer, front_since);
+        talk.open.remove(at)?.answer(answer, own, front_since);
         Some(())
     }
 
@@ -314,8 +329,12 @@ impl Instance {
     fn hear(&self, header: &[u8], body: Bytes) -> Result<(), Breach> {
         let said = serde_json::from_slice::<Said<'_>>(header)
             .map_err(|error| Breach::Protocol(format!("a frame that nobody understands: {error}")))?;
+        let mut own = None;
         let (id, answer) = match said {
-            Said::Reply { id, http } => (id, WorkerAnswer::Reply { http, body }),
+            Said::Reply { id, http, us } => {
+                own = us.map(Duration::from_micros);
+                (id, WorkerAnswer::Reply { http, body })
+            }
             Said::Error { id, kind, last } => {
                 if last {
                     self.dead.store(true, Ordering::Release);
@@ -325,7 +344,7 @@ impl Instance {
             Said::Skipped { id } => return self.skipped(&id),
             _ => return Err(Breach::Protocol("a frame out of turn".into())),
         };
-        self.settle(&id, answer).ok_or_else(|| Breach::Protocol("an answer to no open invocation".into()))
+        self.settle(&id, answer, own).ok_or_else(|| Breach::Protocol("an answer to no open invocation".into()))
     }
 
     fn fail_all(&self, breach: Breach) {
@@ -335,7 +354,7 @@ impl Instance {
         self.take_back(&mut talk);
         let front_since = talk.front_since;
         for open in talk.open.drain(..) {
-            open.answer(WorkerAnswer::Broken(breach.clone()), front_since);
+            open.answer(WorkerAnswer::Broken(breach.clone()), None, front_since);
         }
     }
 }

@@ -261,14 +261,16 @@ impl Lease {
     /// Sends the one call that the lease is for.
     pub async fn call(&mut self, id: &RequestId, header: &[u8], body: &[u8]) -> oneshot::Receiver<Answered> {
         self.call = Some(id.clone());
+        if !self.behind {
+            self.instance.came();
+        }
         self.instance.call(id, header, body, self.behind).await
     }
 
-    /// Gives it back, with how long the handler ran.
-    pub fn done(mut self, run: Duration) {
+    /// Gives it back, with how long the handler took, as far as that is known.
+    pub fn done(mut self, run: Option<Duration>) {
         self.finished = true;
-        // Answers to calls that were sent one behind the other come in bunches: when they come says little.
-        self.pool.give_back(&self.instance, (!self.behind).then_some(run));
+        self.pool.give_back(&self.instance, run);
     }
 
     /// Gives it back: the call that was sent behind another has been withdrawn.
@@ -278,8 +280,10 @@ impl Lease {
 
     fn let_go(&mut self) {
         self.finished = true;
-        if let Some(id) = &self.call {
-            self.instance.tap.withdraw(id);
+        match &self.call {
+            Some(id) => self.instance.tap.withdraw(id),
+            None if !self.behind => self.instance.came(),
+            None => {}
         }
         self.pool.give_back(&self.instance, None);
     }
@@ -291,7 +295,7 @@ impl Drop for Lease {
             return;
         }
         // Whoever held it went away in the middle of a call. One that the worker has not begun can still be taken from it.
-        match self.call.take() {
+        match self.call.clone() {
             Some(id) if !(self.behind && self.instance.withdraw(&id)) => {
                 let (pool, instance) = (self.pool.clone(), self.instance.clone());
                 // Without a runtime the server is ending, and everything with it.
@@ -474,6 +478,7 @@ impl Pool {
             inner.active += 1;
             inner.peak = inner.peak.max(inner.active);
             let first = waited && instance.served() == 0;
+            instance.expect();
             return Some(Lease { pool: self.clone(), instance, first, behind: false, call: None, finished: false });
         }
         None

@@ -288,6 +288,7 @@ mod tests {
             "mail:$LATEST",
             "arn:aws:sqs:eu-west-1:123456789012:dead.fifo",
             "http://127.0.0.1:8/x?y=z",
+            "arn:aws:sns:us-east-1:000000000000:topic",
         ] {
             assert_eq!(Target::parse(text).unwrap().to_string(), text);
         }
@@ -299,7 +300,7 @@ mod tests {
             "a b",
             "a:",
             "a:b:c",
-            "arn:aws:sns:r:1:topic",
+            "arn:aws:dynamodb:r:1:table/t",
             "arn:aws:sqs:r:1:",
             "arn:aws:sqs:r:1:a/b",
             "arn:",
