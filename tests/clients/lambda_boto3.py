@@ -185,7 +185,14 @@ def layers():
     assert client.get_layer_version_by_arn(Arn=first["LayerVersionArn"])["Description"] == "d"
     assert [v["Version"] for v in client.list_layer_versions(LayerName="libs")["LayerVersions"]] == [2, 1]
     assert client.list_layers(CompatibleRuntime=RUNTIME)["Layers"][0]["LatestMatchingVersion"]["Version"] == 1
-    create("layered", Layers=[first["LayerVersionArn"]])
+    uses = "import mylib\ndef handler(event, context): return mylib.X"
+    create("layered", uses, Layers=[first["LayerVersionArn"]])
+    assert call("layered")[1] == 1, "the layer's module is found"
+    client.update_function_configuration(FunctionName="layered", Layers=[second["LayerVersionArn"]])
+    client.get_waiter("function_updated_v2").wait(FunctionName="layered", WaiterConfig={"Delay": 1})
+    assert call("layered")[1] == 2
+    client.update_function_configuration(FunctionName="layered", Layers=[first["LayerVersionArn"]])
+    client.get_waiter("function_updated_v2").wait(FunctionName="layered", WaiterConfig={"Delay": 1})
     config = client.get_function_configuration(FunctionName="layered")
     assert [l["Arn"] for l in config["Layers"]] == [first["LayerVersionArn"]]
     both = [first["LayerVersionArn"], second["LayerVersionArn"]]
@@ -286,6 +293,52 @@ def settings():
         refused("UnsupportedOperationException", unsupported)
 
 
+# Prints the event that it gets, for `lines` to find.
+PRINTS = "import json\ndef handler(event, context): print('got', json.dumps(event), context.client_context and context.client_context.custom)"
+
+
+def lines(name):
+    with urllib.request.urlopen("%s/v1/functions/%s/logs" % (URL, name)) as answer:
+        return [line["text"] for line in json.load(answer)["logs"]]
+
+
+def wait_for(name, text):
+    until = time.time() + 30
+    while time.time() < until:
+        found = [line for line in lines(name) if text in line]
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("%s never said %s: %s" % (name, text, lines(name)))
+
+
+def events_for_later():
+    create("told", PRINTS)
+    create("later")
+    client.put_function_event_invoke_config(
+        FunctionName="later",
+        MaximumRetryAttempts=0,
+        DestinationConfig={"OnSuccess": {"Destination": ARN + "told"}, "OnFailure": {"Destination": ARN + "told"}},
+    )
+    context = base64.b64encode(b'{"custom":{"who":"ana"}}').decode()
+    asked = dict(FunctionName="later", InvocationType="Event", ClientContext=context)
+    taken = client.invoke(Payload=b'{"n":7}', **asked)
+    assert (taken["StatusCode"], taken["Payload"].read()) == (202, b""), taken
+    record = json.loads(wait_for("told", '"Success"')[0].split("got ", 1)[1].rsplit(" ", 1)[0])
+    assert record["requestPayload"] == {"n": 7} and record["responsePayload"]["custom"] == {"who": "ana"}, record
+    assert record["requestContext"]["requestId"] == taken["ResponseMetadata"]["RequestId"], record
+    client.invoke(Payload=b'{"fail":1}', **asked)
+    record = json.loads(wait_for("told", '"RetriesExhausted"')[0].split("got ", 1)[1].rsplit(" ", 1)[0])
+    assert record["requestContext"]["approximateInvokeCount"] == 1, record
+    assert record["responsePayload"]["errorMessage"] == "as asked", record
+    number = client.publish_version(FunctionName="later")["Version"]
+    client.put_function_event_invoke_config(
+        FunctionName="later", Qualifier=number, DestinationConfig={"OnSuccess": {"Destination": ARN + "told"}}
+    )
+    client.invoke(FunctionName="later", Qualifier=number, InvocationType="Event", Payload=b'{"n":8}')
+    assert '"version": "%s"' % number in wait_for("told", '"n": 8')[0], "the version that was asked for ran"
+
+
 def event_sources():
     create("fed")
     queue = "arn:aws:sqs:us-east-1:000000000000:q"
@@ -337,6 +390,7 @@ STORIES = [
     permissions,
     concurrency,
     settings,
+    events_for_later,
     event_sources,
     urls,
     pages,

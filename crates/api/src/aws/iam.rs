@@ -10,7 +10,7 @@ use http::StatusCode;
 use offshoot_model::{Error, ErrorKind};
 use offshoot_node::roles::Role;
 
-use super::{ACCOUNT, Form, fault, invalid_action, need, value, xml, xml_reply};
+use super::{Form, fault, invalid_action, need, value, xml, xml_reply};
 use crate::Backend;
 use crate::connection::Call;
 use crate::error::Refusal;
@@ -27,10 +27,11 @@ const MAX_TAGS: usize = 50;
 pub(super) async fn route<B: Backend>(call: &Call<'_, B>, form: &Form) -> Result<Reply, Refusal> {
     let action = need(form, "Action")?;
     let answer = |inside: &str| Ok(xml_reply(action, NAMESPACE, inside));
+    let account = call.backend().catalog().place().account.clone();
     if action == "ListRoles" {
         let roles = call.backend().roles().list();
         let all: String =
-            roles.iter().map(|(name, role)| format!("<member>{}</member>", describe(name, role))).collect();
+            roles.iter().map(|(name, role)| format!("<member>{}</member>", describe(&account, name, role))).collect();
         return answer(&format!("<Roles>{all}</Roles><IsTruncated>false</IsTruncated>"));
     }
     let known = matches!(
@@ -73,7 +74,7 @@ pub(super) async fn route<B: Backend>(call: &Call<'_, B>, form: &Form) -> Result
                 _ => of_store(e),
             };
             let role = role.await.map_err(exists)?;
-            answer(&format!("<Role>{}</Role>", describe(&name, &role)))
+            answer(&format!("<Role>{}</Role>", describe(&account, &name, &role)))
         }
         "DeleteRole" => {
             change(call, name, |_| Ok((None, ()))).await.map_err(of_store)?;
@@ -96,18 +97,18 @@ pub(super) async fn route<B: Backend>(call: &Call<'_, B>, form: &Form) -> Result
             });
             let role = role.await.map_err(of_store)?;
             if action == "UpdateRoleDescription" {
-                return answer(&format!("<Role>{}</Role>", describe(&name, &role)));
+                return answer(&format!("<Role>{}</Role>", describe(&account, &name, &role)));
             }
             answer("")
         }
-        _ => answer(&read(action, form, &name, &call.backend().roles().get(&name).unwrap_or_else(derived))?),
+        _ => answer(&read(&account, action, form, &name, &call.backend().roles().get(&name).unwrap_or_else(derived))?),
     }
 }
 
-fn read(action: &str, form: &Form, name: &str, role: &Role) -> Result<String, Refusal> {
+fn read(account: &str, action: &str, form: &Form, name: &str, role: &Role) -> Result<String, Refusal> {
     let listed = |what: &str, members: String| format!("<{what}>{members}</{what}><IsTruncated>false</IsTruncated>");
     Ok(match action {
-        "GetRole" => format!("<Role>{}</Role>", describe(name, role)),
+        "GetRole" => format!("<Role>{}</Role>", describe(account, name, role)),
         "ListRolePolicies" => {
             listed("PolicyNames", role.inline.keys().map(|n| format!("<member>{}</member>", xml(n))).collect())
         }
@@ -257,9 +258,9 @@ fn tags(role: &Role) -> String {
     role.tags.iter().map(member).collect()
 }
 
-fn describe(name: &str, role: &Role) -> String {
+fn describe(account: &str, name: &str, role: &Role) -> String {
     format!(
-        "<Path>{}</Path><RoleName>{name}</RoleName><RoleId>{}</RoleId><Arn>arn:aws:iam::{ACCOUNT}:role{}{name}</Arn>\
+        "<Path>{}</Path><RoleName>{name}</RoleName><RoleId>{}</RoleId><Arn>arn:aws:iam::{account}:role{}{name}</Arn>\
          <CreateDate>{}</CreateDate><AssumeRolePolicyDocument>{}</AssumeRolePolicyDocument><Description>{}</Description>\
          <MaxSessionDuration>{}</MaxSessionDuration><Tags>{}</Tags>",
         xml(&role.path),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ACCOUNT, MAX_DOCUMENT, fault, json_reply};
+use super::{MAX_DOCUMENT, fault, json_reply};
 use crate::Backend;
 use crate::connection::Call;
 use crate::error::Refusal;
@@ -21,7 +21,6 @@ use crate::text;
 /// What `X-Amz-Target` begins with.
 pub(super) const TARGET: &str = "Logs_20140328.";
 const GROUP: &str = "/aws/lambda/";
-const REGION: &str = "us-east-1";
 /// Events of one answer, at most and when nothing is said (AWS: 10,000), and their bytes (AWS: 1 MB).
 const MAX_EVENTS: usize = 10_000;
 const MAX_BYTES: usize = 1 << 20;
@@ -80,8 +79,8 @@ fn invalid(message: impl Into<String>) -> Refusal {
     fault(StatusCode::BAD_REQUEST, "InvalidParameterException", message)
 }
 
-fn group_arn(name: &FunctionName) -> String {
-    format!("arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{GROUP}{name}")
+fn group_arn(place: &offshoot_model::Place, name: &FunctionName) -> String {
+    format!("arn:aws:logs:{}:{}:log-group:{GROUP}{name}", place.region, place.account)
 }
 
 fn groups<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<Value, Refusal> {
@@ -99,7 +98,7 @@ fn groups<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<Value, Refusa
     let shown: Vec<Value> = found
         .iter()
         .map(|(group, v)| {
-            let arn = group_arn(&v.config.name);
+            let arn = group_arn(call.backend().catalog().place(), &v.config.name);
             json!({"logGroupName": group, "arn": format!("{arn}:*"), "logGroupArn": arn, "creationTime": v.created_ms,
                 "metricFilterCount": 0, "storedBytes": 0, "logGroupClass": "STANDARD"})
         })

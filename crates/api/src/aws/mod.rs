@@ -23,8 +23,6 @@ use crate::{ids, sigv4};
 
 pub use forward::Fallback;
 
-/// The account that everything here belongs to.
-pub(crate) const ACCOUNT: &str = "000000000000";
 /// Bytes of a request's document.
 const MAX_DOCUMENT: u64 = 1 << 20;
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");

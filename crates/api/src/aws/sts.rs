@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::StatusCode;
 use offshoot_node::keys::TemporaryKey;
 
-use super::{ACCOUNT, Form, fault, invalid_action, need, value, xml, xml_reply};
+use super::{Form, fault, invalid_action, need, value, xml, xml_reply};
 use crate::Backend;
 use crate::connection::Call;
 use crate::error::Refusal;
@@ -19,16 +19,21 @@ const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 /// Any action of STS.
 pub(super) fn route<B: Backend>(call: &Call<'_, B>, form: &Form) -> Result<Reply, Refusal> {
     match need(form, "Action")? {
-        "GetCallerIdentity" => Ok(caller()),
+        "GetCallerIdentity" => Ok(caller(account(call))),
         "AssumeRole" => assume_role(call, form),
         "GetSessionToken" => session_token(call, form),
         action => Err(invalid_action(format!("STS's {} is not supported here", xml(action)))),
     }
 }
 
-fn caller() -> Reply {
+/// The account that everything here belongs to.
+fn account<'a, B: Backend>(call: &'a Call<'_, B>) -> &'a str {
+    &call.backend().catalog().place().account
+}
+
+fn caller(account: &str) -> Reply {
     let inside =
-        format!("<Arn>arn:aws:iam::{ACCOUNT}:root</Arn><UserId>{ACCOUNT}</UserId><Account>{ACCOUNT}</Account>");
+        format!("<Arn>arn:aws:iam::{account}:root</Arn><UserId>{account}</UserId><Account>{account}</Account>");
     xml_reply("GetCallerIdentity", NAMESPACE, &inside)
 }
 
@@ -46,8 +51,9 @@ fn assume_role<B: Backend>(call: &Call<'_, B>, form: &Form) -> Result<Reply, Ref
     }
     let key = temporary(call, form, 3600)?;
     let id = super::iam::role_id(name);
+    let account = account(call);
     let inside = format!(
-        "<AssumedRoleUser><Arn>arn:aws:sts::{ACCOUNT}:assumed-role/{name}/{session}</Arn><AssumedRoleId>{id}:{session}</AssumedRoleId></AssumedRoleUser>{}",
+        "<AssumedRoleUser><Arn>arn:aws:sts::{account}:assumed-role/{name}/{session}</Arn><AssumedRoleId>{id}:{session}</AssumedRoleId></AssumedRoleUser>{}",
         credentials(&key)
     );
     Ok(xml_reply("AssumeRole", NAMESPACE, &inside))
