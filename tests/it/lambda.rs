@@ -614,7 +614,7 @@ fn boto3_works_unmodified() {
         .unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{said}\n{}", server.said());
-    assert_eq!(said.lines().filter(|l| l.starts_with("ok ")).count(), 11, "{said}");
+    assert_eq!(said.lines().filter(|l| l.starts_with("ok ")).count(), 12, "{said}");
 }
 
 #[test]
