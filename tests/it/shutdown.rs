@@ -130,6 +130,30 @@ fn frozen_instances_end_with_the_server_too() {
     }
 }
 
+/// When server and nursery are killed at once, nobody is left to thaw what lies frozen: the next start has to.
+#[test]
+fn what_lies_frozen_when_everything_is_killed_ends_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start_as(&data, 298_000_000, &["--freeze-after-ms", "200", "--prewarm=false"]);
+    for lang in Lang::ALL {
+        let name = server.deploy_case(lang, "counter", &[]);
+        server.invoke(&name, "").expect(200);
+    }
+    thread::sleep(Duration::from_millis(2500));
+    let boxed = server.boxed();
+    assert_eq!(boxed.len(), 2);
+    // Stopped first, so that it cannot clear up after its nursery.
+    server.signal("STOP");
+    server.family().iter().filter(|p| p.name == "offshoot").for_each(|nursery| nursery.signal("KILL"));
+    server.signal("KILL");
+    assert_eq!(server.wait(PATIENCE), None);
+    let after = Server::start_as(&data, 298_100_000, &[]);
+    eventually("what lay frozen has ended", PATIENCE, || boxed.iter().all(|p| !p.alive()));
+    after.clear();
+    after.stop();
+}
+
 /// Two servers on one data directory would undo each other's work.
 #[test]
 fn a_data_directory_has_one_server() {
