@@ -90,7 +90,7 @@ impl ServeConfig {
         let (named, closed) = (self.token.is_some(), self.auth != Auth::None);
         if matches!(self.auth, Auth::SigV4 | Auth::Token) && !named {
             let what = "this way of authentication (auth) needs a token: with it access keys are made, and it still opens everything";
-            let make = format!("make one: (umask 077; openssl rand -hex 32 > {}) and start again", file.display());
+            let make = format!("make one: {} and start again", make_token(&file));
             return Err(CliError::config(what.to_owned()).hint(make));
         }
         if named && closed || self.listen.ip().to_canonical().is_loopback() {
@@ -101,10 +101,16 @@ impl ServeConfig {
             self.listen
         ))
         .hint(format!(
-            "make one: (umask 077; openssl rand -hex 32 > {0}) and start again, or name a file with --token-file, or listen on 127.0.0.1",
-            file.display()
+            "make one: {0} and start again, or name a file with --token-file, or listen on 127.0.0.1",
+            make_token(&file)
         )))
     }
+}
+
+/// What to type for a token that nobody else can read.
+fn make_token(file: &std::path::Path) -> String {
+    let dir = file.parent().unwrap_or(file);
+    format!("(umask 077; mkdir -p {}; openssl rand -hex 32 > {})", dir.display(), file.display())
 }
 
 /// Everything that a client needs to know.

@@ -468,10 +468,10 @@ function begin(header, source, from, to) {
 }
 
 // Whether an invocation that was sent behind another is still this worker's: the server takes back what waits too long.
-const token = Buffer.alloc(8);
+const token = Buffer.alloc(1);
 function claim() {
   try {
-    return fs.readSync(CLAIMS, token, 0, 8, null) === 8;
+    return fs.readSync(CLAIMS, token, 0, 1, null) === 1;
   } catch {
     return false;
   }

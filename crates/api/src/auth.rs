@@ -28,7 +28,7 @@ pub(crate) fn check(token: Option<&str>, headers: &HeaderMap) -> Result<Credenti
     if access_key(headers).is_some_and(|key| same(key.as_bytes(), token.as_bytes())) {
         return Ok(Some(header::AUTHORIZATION));
     }
-    let message = "this server wants its token: send Authorization: Bearer <token> or X-API-Key: <token>";
+    let message = "this server wants its token: send Authorization: Bearer <token> or X-API-Key: <token> (AWS clients: as the access key id)";
     Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message))
 }
 

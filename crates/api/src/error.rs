@@ -89,7 +89,7 @@ impl Refusal {
         };
         let headers = reply.headers_mut();
         if dialect == Dialect::Lambda {
-            headers.insert("x-amzn-errortype", HeaderValue::from_static(aws_type(self.status)));
+            headers.insert("x-amzn-errortype", HeaderValue::from_static(aws_type(self.status, self.kind)));
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -120,8 +120,10 @@ impl Refusal {
 }
 
 /// AWS's type for what is refused before a request reaches its dialect.
-fn aws_type(status: StatusCode) -> &'static str {
+/// A refusal that names an exception of AWS's is that exception.
+fn aws_type(status: StatusCode, kind: &'static str) -> &'static str {
     match status {
+        _ if kind.ends_with("Exception") => kind,
         StatusCode::UNAUTHORIZED => "UnrecognizedClientException",
         StatusCode::FORBIDDEN => "AccessDeniedException",
         status if status.is_server_error() => "ServiceException",

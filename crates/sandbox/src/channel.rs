@@ -3,10 +3,11 @@
 //! It never looks into a body, and never waits longer than its caller lets it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use bytes::BytesMut;
-use rustix::event::EventfdFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -111,28 +112,52 @@ impl Writer {
 /// Tokens that a worker and the server share: one for each call that was sent while another ran. Whoever takes a call's
 /// token decides about it: the worker, which then begins it, or the server, which then gives it to somebody else. So no
 /// call is begun twice, and none waits behind a long one. (docs/design/002-channel.md, "Claims".)
+///
+/// The tokens are bytes in a pipe. Whether a read or write waits is a property of an open file description, and this side
+/// has descriptions of its own: whatever a worker does to its end, nothing here ever waits.
 #[derive(Debug)]
-pub struct Claims(OwnedFd);
+pub struct Claims {
+    put: OwnedFd,
+    take: OwnedFd,
+}
 
 impl Claims {
-    /// No call to claim yet. Taking is by the kernel's semaphore semantics (`eventfd(2)`): one at a time, each once.
-    pub fn new() -> io::Result<Self> {
-        Ok(Claims(rustix::event::eventfd(0, EventfdFlags::SEMAPHORE | EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+    /// No call to claim yet; and the worker's end.
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
+        let (worker, put) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        // A second description of the same end of the same pipe (proc_pid_fd(5)).
+        let path = format!("/proc/self/fd/{}", worker.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let take = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok((Claims { put, take }, worker))
     }
 
     /// One more call may be claimed. To be said before the call is sent.
     pub fn offer(&self) -> bool {
-        rustix::io::write(&self.0, &1u64.to_ne_bytes()).is_ok_and(|n| n == 8)
+        rustix::io::write(&self.put, &[1]).is_ok_and(|n| n == 1)
     }
 
     /// Takes one call back, if one is left that nobody has begun. It is the last of those that were sent.
     pub fn take_back(&self) -> bool {
-        rustix::io::read(&self.0, &mut [0u8; 8]).is_ok_and(|n| n == 8)
+        rustix::io::read(&self.take, &mut [0u8; 1]).is_ok_and(|n| n == 1)
     }
 }
 
-impl AsFd for Claims {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_does_to_its_end_never_makes_the_server_wait() {
+        let (claims, worker) = Claims::new().unwrap();
+        assert!(claims.offer() && claims.offer() && claims.take_back());
+        // The worker's description waits now, and so would the server, had it the same one.
+        rustix::fs::fcntl_setfl(&worker, OFlags::empty()).unwrap();
+        assert!(claims.take_back() && !claims.take_back());
+        // A pipe that the worker has filled, through the same door, refuses at once.
+        let path = format!("/proc/self/fd/{}", worker.as_raw_fd());
+        let filler = rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+        while rustix::io::write(&filler, &[0; 4096]).is_ok() {}
+        assert!(!claims.offer());
     }
 }

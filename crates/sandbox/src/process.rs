@@ -353,8 +353,12 @@ impl Driver {
         };
         let mut spec = self.box_spec(request, uid.value(), &outside.name, nested, cookie.clone());
         spec.waits = waits;
-        let mut fds =
-            vec![outside.theirs.as_fd(), outside.stdout_in.as_fd(), outside.stderr_in.as_fd(), outside.claims.as_fd()];
+        let mut fds = vec![
+            outside.theirs.as_fd(),
+            outside.stdout_in.as_fd(),
+            outside.stderr_in.as_fd(),
+            outside.claims_in.as_fd(),
+        ];
         fds.extend(outside.doors.iter().map(OwnedFd::as_fd));
         let started = match &origin {
             Origin::Boot(program) | Origin::Init(program) => match self.nursery() {
@@ -511,6 +515,7 @@ struct Outside {
     ours: UnixStream,
     theirs: OwnedFd,
     claims: Claims,
+    claims_in: OwnedFd,
     stdout_out: pipe::Receiver,
     stdout_in: OwnedFd,
     stderr_out: pipe::Receiver,
@@ -522,15 +527,25 @@ impl Outside {
     fn pipes(name: String, group: Option<Group>, doors: Vec<OwnedFd>) -> Result<Self, (Option<Group>, SandboxError)> {
         let made = (|| {
             let (ours, theirs) = socket_pair()?;
-            let claims = Claims::new().map_err(SandboxError::io("make an event descriptor"))?;
+            let (claims, claims_in) = Claims::new().map_err(SandboxError::io("make a pipe"))?;
             let (stdout_out, stdout_in) = log_pipe()?;
             let (stderr_out, stderr_in) = log_pipe()?;
-            Ok((ours, theirs, claims, stdout_out, stdout_in, stderr_out, stderr_in))
+            Ok((ours, theirs, (claims, claims_in), stdout_out, stdout_in, stderr_out, stderr_in))
         })();
         match made {
-            Ok((ours, theirs, claims, stdout_out, stdout_in, stderr_out, stderr_in)) => {
-                Ok(Outside { name, group, doors, ours, theirs, claims, stdout_out, stdout_in, stderr_out, stderr_in })
-            }
+            Ok((ours, theirs, (claims, claims_in), stdout_out, stdout_in, stderr_out, stderr_in)) => Ok(Outside {
+                name,
+                group,
+                doors,
+                ours,
+                theirs,
+                claims,
+                claims_in,
+                stdout_out,
+                stdout_in,
+                stderr_out,
+                stderr_in,
+            }),
             Err(error) => Err((group, error)),
         }
     }

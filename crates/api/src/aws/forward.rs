@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -62,10 +62,21 @@ fn request<B: Backend>(call: &Call<'_, B>, body: Bytes) -> Result<Request<Full<B
         let token = *name == crate::auth::API_KEY
             || (*name == header::AUTHORIZATION && !value.as_bytes().starts_with(b"AWS4-HMAC-SHA256"));
         if !belongs_to_connection(name) && *name != header::CONTENT_LENGTH && *name != header::EXPECT && !token {
-            request = request.header(name, value);
+            request = match own_key(call, name, value) {
+                // The key's id is this server's token: the other server is shown somebody, but not that.
+                Some(token) => request.header(name, value.to_str().unwrap_or_default().replace(token, "offshoot")),
+                None => request.header(name, value),
+            };
         }
     }
     request.body(Full::new(body))
+}
+
+/// This server's token, where this header shows it as the id of an access key.
+fn own_key<'a, B: Backend>(call: &'a Call<'_, B>, name: &HeaderName, value: &HeaderValue) -> Option<&'a str> {
+    let token = call.state.options.token.as_deref()?;
+    let shows = *name == header::AUTHORIZATION && value.to_str().is_ok_and(|text| text.contains(token));
+    shows.then_some(token)
 }
 
 async fn exchange(to: &Fallback, request: Request<Full<Bytes>>) -> Result<Reply, String> {

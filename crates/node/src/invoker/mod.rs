@@ -28,6 +28,8 @@ use crate::pool::{InitFailure, Lease, Pool, Refusal, Shared};
 use crate::registry::Version;
 use admit::Bucket;
 
+/// Bytes of a payload that is sent behind another call, at most: such a frame goes into the socket's buffer whole.
+const BEHIND_BODY: usize = 16 << 10;
 /// How often a call looks for another instance when the one it was given died before it could be told anything.
 const TRIES: u32 = 4;
 
@@ -81,7 +83,7 @@ impl Invoker {
         }
         let served = self.served(&version);
         self.admit(&served, &version)?;
-        let _running = self.within_reservation(&version)?;
+        let running = self.within_reservation(&version)?;
         let permit = self.permit().await?;
         version.stats.invocations.fetch_add(1, Ordering::Relaxed);
         version.stats.last_invoked_ms.store(now_ms(), Ordering::Relaxed);
@@ -91,7 +93,7 @@ impl Invoker {
         // An instance that serves several callers must not die because one of them goes away: the call goes on alone.
         let this = self.clone();
         let task = tokio::spawn(async move {
-            let _permit = permit;
+            let _held = (permit, running);
             this.serve(served.pool, invocation, arrived).await
         });
         task.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "an invocation was lost").caused_by(e)))
@@ -254,7 +256,8 @@ impl Invoker {
         invocation: Invocation<Bytes>,
         arrived: Instant,
     ) -> Result<Outcome<Bytes>, Error> {
-        let (mut tries, mut alone) = (0, false);
+        // A large frame may have to wait for its reader: it goes to a worker that reads.
+        let (mut tries, mut alone) = (0, invocation.payload.len() > BEHIND_BODY);
         while tries < TRIES {
             let lease = match pool.lease(alone).await {
                 Ok(lease) => lease,
@@ -387,7 +390,7 @@ impl Invoker {
                 answer
             }
             Err((cause, body)) => {
-                drop(got.lease);
+                got.lease.failed();
                 Answer::Failed(FunctionError { cause, body })
             }
         };

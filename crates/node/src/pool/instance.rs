@@ -128,8 +128,6 @@ struct Talk {
     stale: Vec<RequestId>,
     /// Since when the first of the open calls has been the first.
     front_since: Instant,
-    /// How it broke, if it did.
-    breach: Option<Breach>,
 }
 
 /// How long a call may take before those that were sent behind it are taken back; no other is sent behind it after half
@@ -182,6 +180,24 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// While a frame is being sent. Whoever gives that up leaves half a frame behind, which the next would be taken for the rest
+/// of: the instance ends.
+struct HalfSent<'a>(Option<&'a Instance>);
+
+impl HalfSent<'_> {
+    fn whole(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for HalfSent<'_> {
+    fn drop(&mut self) {
+        if let Some(instance) = self.0 {
+            instance.condemn();
+        }
+    }
+}
+
 impl Instance {
     /// Takes over a worker that has said `ready`. `gone` is called once, when it can serve no more.
     pub fn adopt(
@@ -200,12 +216,7 @@ impl Instance {
             tap,
             writer: tokio::sync::Mutex::new(channel.writer),
             claims,
-            talk: Mutex::new(Talk {
-                open: VecDeque::new(),
-                stale: Vec::new(),
-                front_since: Instant::now(),
-                breach: None,
-            }),
+            talk: Mutex::new(Talk { open: VecDeque::new(), stale: Vec::new(), front_since: Instant::now() }),
             dead: AtomicBool::new(false),
             served: AtomicU64::new(0),
             coming: AtomicU32::new(0),
@@ -235,9 +246,8 @@ impl Instance {
             let mut talk = lock(&self.talk);
             // `dead` is set before the open calls are failed, under the same lock: no call can slip in between.
             if self.dead.load(Ordering::Acquire) {
-                let breach = talk.breach.clone();
-                let breach = breach.unwrap_or_else(|| Breach::Protocol("the instance is gone".into()));
-                tell.send(WorkerAnswer::Broken(breach).into()).ok();
+                // It was told nothing: another instance can be.
+                tell.send(WorkerAnswer::Withdrawn.into()).ok();
                 return answer;
             }
             if behind && !(talk.stale.is_empty() && self.claims.as_ref().is_some_and(Claims::offer)) {
@@ -250,7 +260,10 @@ impl Instance {
             }
             talk.open.push_back(Open { id: id.clone(), behind, sent, waiter: tell });
         }
-        if let Err(error) = writer.send(header, body).await {
+        let half_sent = HalfSent(Some(self));
+        let sent = writer.send(header, body).await;
+        half_sent.whole();
+        if let Err(error) = sent {
             // The reader sees the end of the conversation too and knows more about it; it settles the call.
             tracing::debug!(%error, "a worker cannot be written to");
         }
@@ -303,6 +316,12 @@ impl Instance {
         }
     }
 
+    /// Ends it, and from now on nobody is given it.
+    pub fn condemn(&self) {
+        self.dead.store(true, Ordering::Release);
+        self.process.kill();
+    }
+
     /// Ends it. Calls in flight are answered with how it ended.
     pub fn kill(&self) {
         self.process.kill();
@@ -349,7 +368,6 @@ impl Instance {
 
     fn fail_all(&self, breach: Breach) {
         let mut talk = lock(&self.talk);
-        talk.breach = Some(breach.clone());
         self.dead.store(true, Ordering::Release);
         self.take_back(&mut talk);
         let front_since = talk.front_since;

@@ -273,6 +273,13 @@ impl Lease {
         self.pool.give_back(&self.instance, run);
     }
 
+    /// The call ended in a way after which the instance is good for nothing: it ends now.
+    pub fn failed(mut self) {
+        self.finished = true;
+        self.instance.condemn();
+        self.pool.forget(&self.instance);
+    }
+
     /// Gives it back: the call that was sent behind another has been withdrawn.
     pub fn withdrawn(mut self) {
         self.let_go();
@@ -314,6 +321,8 @@ impl Drop for Lease {
 const BEHIND: u32 = 8;
 /// Busy instances that are looked at for a place behind a call.
 const LANES_SEEN: usize = 16;
+/// After so many waiting calls have come, those that went away are looked for.
+const PRUNE: usize = 64;
 /// How soon a waiting call looks whether a start has become worth it; doubles with every look.
 const LOOK_AGAIN: Duration = Duration::from_millis(4);
 /// How long a call waits at most while an instance is being started.
@@ -364,6 +373,10 @@ impl Pool {
             let taken = if alone { self.take_open(&mut inner, false) } else { self.take(&mut inner, false) };
             if let Some(lease) = taken {
                 return Ok(lease);
+            }
+            // Those that have gone away are not kept until somebody comes to be served.
+            if inner.waiting.len() % PRUNE == PRUNE - 1 {
+                inner.waiting.retain(|w| !w.is_closed());
             }
             let (tell, waiter) = oneshot::channel();
             inner.waiting.push_back(tell);
@@ -541,7 +554,11 @@ impl Pool {
     /// Hands open instances to those who wait. Grants leave outside the lock: a lost one comes back through `give_back`.
     fn serve_waiting(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         let mut grants = Vec::new();
-        while !inner.waiting.is_empty() {
+        while let Some(front) = inner.waiting.front() {
+            if front.is_closed() {
+                inner.waiting.pop_front();
+                continue;
+            }
             let Some(lease) = self.take(&mut inner, true) else { break };
             let Some(waiter) = inner.waiting.pop_front() else { break };
             grants.push((waiter, lease));
