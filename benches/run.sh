@@ -14,7 +14,7 @@ cargo build --release --quiet
     echo
 } > "$report"
 failed=0
-for bench in ${*:-rest cold warm density burst sigv4}; do
+for bench in ${*:-rest cold warm density burst sigv4 lambda}; do
     BENCH_REPORT=$report cargo bench --quiet --bench "$bench" || failed=1
 done
 echo "written: $report"

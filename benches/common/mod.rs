@@ -114,6 +114,22 @@ impl Lang {
         }
     }
 
+    /// The same echo in AWS's convention.
+    pub fn event_echo(self) -> &'static str {
+        match self {
+            Lang::Node => "exports.handler = async (event) => ({ ok: true, event });\n",
+            Lang::Python => "def handler(event, context):\n    return {'ok': True, 'event': event}\n",
+        }
+    }
+
+    /// Answers its event, in AWS's convention.
+    pub fn event_identity(self) -> &'static str {
+        match self {
+            Lang::Node => "exports.handler = async (event) => event;\n",
+            Lang::Python => "def handler(event, context):\n    return event\n",
+        }
+    }
+
     /// Needs half a second before its first call, and lives for one call only, so that each call needs a start.
     pub fn slow_init(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::http::{Client, post_json};
 use super::server::free_port;
-use super::{EVENT, Res, procs, root, sleep_ms};
+use super::{EVENT, Lang, Res, procs, root, sleep_ms};
 
 /// How absent peers are installed.
 pub const INSTALL: &str = "not here: sh benches/peers/setup.sh";
@@ -98,5 +98,66 @@ impl Drop for Peer {
             let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
         }
         let _ = self.child.wait();
+    }
+}
+
+/// AWS's emulator of its own environment (`aws-lambda-rie`, from the package `aws-sam-cli`) with AWS's own runtime client.
+#[derive(Debug)]
+pub struct Emulator {
+    peer: Peer,
+    _code: super::server::Scratch,
+}
+
+impl Emulator {
+    /// The runtime client of this language, by its package name.
+    pub fn client(lang: Lang) -> &'static str {
+        match lang {
+            Lang::Node => "aws-lambda-ric",
+            Lang::Python => "awslambdaric",
+        }
+    }
+
+    /// Starts it with the echo in AWS's convention. `None` when it is not installed.
+    pub fn start(lang: Lang) -> Res<Option<Emulator>> {
+        let installed = root().join("target/peers");
+        let emulator = installed.join("aws-lambda-rie");
+        let client = match lang {
+            Lang::Node => installed.join("node/node_modules/.bin/aws-lambda-ric"),
+            Lang::Python => installed.join("python/bin/python"),
+        };
+        if !emulator.exists() || !client.exists() {
+            return Ok(None);
+        }
+        let code = super::server::Scratch::new()?;
+        std::fs::write(code.path().join(lang.file()), lang.event_echo())?;
+        let (port, inner) = (free_port()?, free_port()?);
+        let mut command = Command::new(&emulator);
+        command
+            .args(["--log-level", "error", "--runtime-interface-emulator-address", &format!("127.0.0.1:{port}")])
+            .args(["--runtime-api-address", &format!("127.0.0.1:{inner}")])
+            .arg(&client);
+        if lang == Lang::Python {
+            command.args(["-m", "awslambdaric"]);
+        }
+        command.arg("index.handler").current_dir(code.path());
+        command.env("LAMBDA_TASK_ROOT", code.path()).env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let peer = Peer { name: "AWS's emulator", address, child };
+        let call = post_json("/2015-03-31/functions/function/invocations", EVENT);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(20) {
+            if let Ok(mut client) = Client::connect(address)
+                && client.send(&call).is_ok_and(|r| r.status == 200)
+            {
+                return Ok(Some(Emulator { peer, _code: code }));
+            }
+            sleep_ms(50);
+        }
+        Err(format!("AWS's emulator with {} does not answer", Self::client(lang)).into())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.peer.address
     }
 }

@@ -51,13 +51,15 @@ pub struct Deploy {
     pub cpu: Option<f64>,
     pub snapshot: bool,
     pub concurrency: Option<u32>,
+    /// AWS's convention: `handler(event, context)`.
+    pub event: bool,
 }
 
 impl Deploy {
     /// Defaults of the server.
-    pub const PLAIN: Deploy = Deploy { memory: 128, cpu: None, snapshot: false, concurrency: None };
+    pub const PLAIN: Deploy = Deploy { memory: 128, cpu: None, snapshot: false, concurrency: None, event: false };
     /// As much processor as there is: by default it is in proportion to memory.
-    pub const FULL: Deploy = Deploy { memory: 1769, cpu: Some(2.0), snapshot: false, concurrency: None };
+    pub const FULL: Deploy = Deploy { memory: 1769, cpu: Some(2.0), snapshot: false, concurrency: None, event: false };
 }
 
 /// A running server.
@@ -235,7 +237,7 @@ fn form(name: &str, lang: Lang, source: &str, how: Deploy) -> Res<Vec<u8>> {
         ("funcName", name.to_owned()),
         ("runtime", lang.runtime()?),
         ("handler", "index.handler".to_owned()),
-        ("convention", "request".to_owned()),
+        ("convention", if how.event { "event" } else { "request" }.to_owned()),
         ("memory", how.memory.to_string()),
         ("timeout", "60s".to_owned()),
         ("snapshot", if how.snapshot { "on" } else { "off" }.to_owned()),
