@@ -167,17 +167,26 @@ fn sandbox() -> Vec<Row> {
 
 // ── cgroups ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Each controller is looked for where the machine has it: in the version 2 tree, else in a version 1 hierarchy.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// Where the server would look, in its order: its own place in the version 2 tree, the root of that tree, version 1 hierarchies.
+/// A version 2 place is taken when it offers all three.
 fn cgroups(root: Option<&Path>) -> Vec<Row> {
     let mounts = read("/proc/self/mountinfo").unwrap_or_default();
-    let tree =
-        root.map(Path::to_owned).or_else(|| cgroup2_mount(&mounts).map(|mount| own_cgroup(&mount).unwrap_or(mount)));
-    let offered = tree.as_ref().and_then(|dir| read(dir.join("cgroup.controllers"))).unwrap_or_default();
-    let find = |name: &str| match &tree {
-        Some(dir) if offered.split_whitespace().any(|c| c == name) => Some((2, dir.clone())),
-        _ => cgroup1_mount(&mounts, name).map(|dir| (1, dir)),
+    let places = match root {
+        Some(root) => vec![root.to_owned()],
+        None => cgroup2_mount(&mounts).map_or(Vec::new(), |top| own_cgroup(&top).into_iter().chain([top]).collect()),
     };
-    ["memory", "cpu", "pids"].into_iter().map(|name| controller(name, find(name))).collect()
+    let offers = |dir: &PathBuf| {
+        let offered = read(dir.join("cgroup.controllers")).unwrap_or_default();
+        CONTROLLERS.iter().all(|name| offered.split_whitespace().any(|c| c == *name))
+    };
+    let tree = places.into_iter().find(offers);
+    let find = |name: &str| match &tree {
+        Some(dir) => Some((2, dir.clone())),
+        None => cgroup1_mount(&mounts, name).map(|dir| (1, dir)),
+    };
+    CONTROLLERS.into_iter().map(|name| controller(name, find(name))).collect()
 }
 
 fn controller(name: &str, found: Option<(u8, PathBuf)>) -> Row {

@@ -216,9 +216,12 @@ fn find(mounts: &str, server: &str) -> Result<Option<Tree>, SandboxError> {
         }
     }
     if let Some(root) = v2 {
-        let own = own_v2_dir(&root).unwrap_or(root);
-        if let Some(tree) = open_v2(&own, server)? {
-            return Ok(Some(tree));
+        // A delegated unit works below itself. In the scope of a login session, where a person or `sudo` starts us, controllers
+        // cannot be handed down (the shell lives there too): root then works below the root of the tree, as container engines do.
+        for parent in own_v2_dir(&root).into_iter().filter(|own| *own != root).chain([root.clone()]) {
+            if let Some(tree) = open_v2(&parent, server)? {
+                return Ok(Some(tree));
+            }
         }
     }
     let make = |controller: &str| -> Option<PathBuf> {
@@ -252,10 +255,13 @@ fn open_v2(parent: &Path, server: &str) -> Result<Option<Tree>, SandboxError> {
     // unit, step down into a leaf first.
     let leaf = parent.join("offshoot.server");
     if fs::write(parent.join("cgroup.subtree_control"), "+memory +pids +cpu").is_err() {
-        if fs::create_dir_all(&leaf).is_err() || fs::write(leaf.join("cgroup.procs"), "0").is_err() {
-            return Ok(None);
-        }
-        if fs::write(parent.join("cgroup.subtree_control"), "+memory +pids +cpu").is_err() {
+        let moved = fs::create_dir_all(&leaf).is_ok() && fs::write(leaf.join("cgroup.procs"), "0").is_ok();
+        if !moved || fs::write(parent.join("cgroup.subtree_control"), "+memory +pids +cpu").is_err() {
+            // Somebody else lives there: back to where we were.
+            if moved {
+                fs::write(parent.join("cgroup.procs"), "0").ok();
+            }
+            fs::remove_dir(&leaf).ok();
             return Ok(None);
         }
     }
