@@ -35,6 +35,8 @@ pub use state::MAX_EXTENSIONS;
 use state::{Action, Event, Misuse, State};
 use telemetry::Telemetry;
 
+/// How long a program may take to end once its connection has broken off.
+const END_WAIT: Duration = Duration::from_millis(100);
 /// The largest error at initialisation, in bytes.
 const ERROR_BYTES: usize = 1 << 20;
 
@@ -567,7 +569,16 @@ impl Answering {
         finish(&environment, &self.id, header, body, body.len()).await;
     }
 
+    /// The connection broke off in the middle. Where that is because its program has ended, how it ended says more, and others
+    /// say it.
     async fn truncated(self) {
+        if let Some(environment) = &self.environment {
+            let mut ended = environment.process.ended();
+            let end = tokio::time::timeout(END_WAIT, ended.wait_for(Option::is_some)).await;
+            if end.is_ok() {
+                return;
+            }
+        }
         let body = truncated_error(&self.id);
         self.fail("handler", body).await;
     }
@@ -591,7 +602,9 @@ async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8],
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(environment) = self.environment.take() {
+        if let Some(environment) = self.environment.take()
+            && !environment.process.is_over()
+        {
             let id = std::mem::take(&mut self.id);
             tokio::spawn(async move {
                 let body = truncated_error(&id);
