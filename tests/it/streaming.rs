@@ -88,6 +88,45 @@ fn bodies_of_the_request_convention_may_be_streams() {
     assert!(logs.contains("RangeError: as asked"), "{logs}");
 }
 
+#[test]
+fn generators_of_python_are_streams() {
+    let server = SERVER.get();
+    let archive = Lang::Python.zip("streams");
+    // One call at a time, several in threads, several in one event loop.
+    for (name, handler, calls) in
+        [("gen", "index.handler", "1"), ("gens", "index.handler", "3"), ("agens", "index.later", "3")]
+    {
+        server.deploy(name, &archive, &[("handler", handler), ("maxConcurrency", calls), WHOLE]);
+        for kind in ["plain", "async"] {
+            let path = format!("/invoke/{name}/{kind}");
+            let mut reader = server.connect();
+            let head = reader.begin("POST", &path, &[], br#"{"pause":2}"#).unwrap();
+            assert_eq!((head.status, head.header("content-type")), (203, Some("text/event-stream")), "{name} {kind}");
+            assert_eq!(text(reader.chunk()), "first");
+            let first = Instant::now();
+            assert_eq!(text(reader.chunk()), "last");
+            assert!(first.elapsed() > Duration::from_millis(500), "the pieces came together: {:?}", first.elapsed());
+            assert_eq!(reader.chunk().unwrap(), None);
+            let large = server.post(&path, r#"{"bytes":6000001}"#).expect(203).body;
+            assert!(large.len() == 6_000_001 && large.iter().all(|b| *b == b'x'), "{name} {kind}: {}", large.len());
+            let mut broken = server.connect();
+            broken.begin("POST", &path, &[], br#"{"fail":true}"#).unwrap();
+            assert_eq!(text(broken.chunk()), "half");
+            assert!(broken.chunk().is_err(), "{name} {kind}: a broken answer looks whole");
+        }
+        let whole = server.native(name, r#"{"bytes":1000000}"#).expect(200);
+        assert_eq!((whole.body.len(), whole.header("offshoot-status")), (1_000_000, Some("203")));
+        assert!(server.logs(name).join("\n").contains("LookupError: as asked"));
+    }
+    // Calls that came behind one whose reader is slow are kept, and a handler may be a generator itself.
+    server.deploy("itself", &archive, &[("handler", "index.itself"), WHOLE]);
+    assert_eq!(server.invoke("itself", "x").expect(200).text(), r#"ab{"c": 1}"#);
+    let sums = parallel(4, |_| {
+        (0..10).map(|_| server.post("/invoke/gen/plain", r#"{"bytes":700000}"#).expect(203).body.len()).sum::<usize>()
+    });
+    assert_eq!(sums, [7_000_000; 4]);
+}
+
 /// The messages of an event stream: their event types and payloads.
 fn messages(mut bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
