@@ -64,7 +64,7 @@ enum End {
 }
 
 impl ReplyStream {
-    fn new(head: Head, end: End) -> Streamed {
+    fn begun(head: Head, end: End) -> Streamed {
         let Head { http, start, version, runtime, pieces } = head;
         Streamed::Stream(Box::new(ReplyStream { http, start, version, runtime, pieces, end }))
     }
@@ -131,7 +131,7 @@ impl Invoker {
             let mut task = tokio::spawn(serving);
             return tokio::select! {
                 biased;
-                Ok(head) = &mut head => Ok(ReplyStream::new(head, End::Running(task, false))),
+                Ok(head) = &mut head => Ok(ReplyStream::begun(head, End::Running(task, false))),
                 ended = &mut task => ended.unwrap_or_else(lost).map(Streamed::Whole),
             };
         }
@@ -140,11 +140,11 @@ impl Invoker {
             biased;
             ended = serving.as_mut() => match head.try_recv() {
                 // It had its beginning and its end at once.
-                Ok(head) => Ok(ReplyStream::new(head, End::Known(Box::new(ended)))),
+                Ok(head) => Ok(ReplyStream::begun(head, End::Known(Box::new(ended)))),
                 Err(_) => ended.map(Streamed::Whole),
             },
             // From here on it runs by itself: its deadline is kept also while its reader does not read.
-            Ok(head) = &mut head => Ok(ReplyStream::new(head, End::Running(tokio::spawn(serving), true))),
+            Ok(head) = &mut head => Ok(ReplyStream::begun(head, End::Running(tokio::spawn(serving), true))),
         }
     }
 }
