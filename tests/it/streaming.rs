@@ -260,6 +260,10 @@ fn function_urls_stream_with_the_status_of_their_prelude() {
     let whole = url(&server, "url-whole", "BUFFERED");
     check(server.post(&whole, wish.to_string()));
     assert!(server.post(&whole, wish.to_string()).header("content-length").is_some());
+    let typed = server.post(&whole, r#"{"do":"types"}"#).expect(200);
+    assert_eq!((typed.header("content-type"), typed.text().as_str()), (Some("text/x-own"), r#"{"json":[1]} bytes"#));
+    let shaped = json!({"do": "echo", "text": r#"{"statusCode":203,"body":"as a result"}"#});
+    assert_eq!(server.post(&whole, shaped.to_string()).expect(203).text(), "as a result");
 }
 
 #[test]

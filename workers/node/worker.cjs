@@ -629,12 +629,17 @@ function answer(invocation, body) {
 // ---- answers in pieces: `awslambda.streamifyResponse`, and bodies of the request convention that are streams
 
 const STREAMING = Symbol.for('aws.lambda.runtime.handler.streaming');
+const HIGH_WATER = Symbol.for('aws.lambda.runtime.handler.streaming.highWaterMark');
 const HTTP_INTEGRATION = 'application/vnd.awslambda.http-integration-response';
 const PIECE_COST = 256; // of the window, besides a piece's length (docs/design/002-channel.md)
 const PIECE_LIMIT = 64 * 1024;
 
 globalThis.awslambda = {
-  streamifyResponse: (handler) => { handler[STREAMING] = 'response'; return handler; },
+  streamifyResponse: (handler, options) => {
+    handler[STREAMING] = 'response';
+    if (options?.highWaterMark !== undefined) handler[HIGH_WATER] = Number(options.highWaterMark);
+    return handler;
+  },
   HttpResponseStream: {
     from: (stream, prelude) => {
       stream.setContentType(HTTP_INTEGRATION);
@@ -651,7 +656,7 @@ function answerStream() {
   AnswerStream ??= class ResponseStream extends Writable {
     #invocation;
     #head; // the inside of the frame's `http`, as JSON; null: the function says nothing of its answer but its type
-    #type = '';
+    #type = 'application/octet-stream';
     #first = null; // what is written before everything else
     #begun = false;
     #window;
@@ -660,7 +665,7 @@ function answerStream() {
     #settled = false; // the handler has returned
 
     constructor(invocation, head) {
-      super({ decodeStrings: true });
+      super({ decodeStrings: true, highWaterMark: self.handler[HIGH_WATER] });
       this.#invocation = invocation;
       this.#head = head;
       this.#window = invocation.window;
@@ -705,7 +710,6 @@ function answerStream() {
 
     #http() {
       if (this.#head !== null) return ',"http":' + this.#head;
-      if (this.#type === '') return '';
       return ',"http":{"status":0,"headers":[["content-type",' + headerValue('content-type', this.#type) + ']]}';
     }
 

@@ -301,7 +301,9 @@ fn mapped(outcome: Outcome<Bytes>, convention: Convention) -> Reply {
     if convention == Convention::Request || stream::is_http(http.as_ref()) {
         return reply::from_function(http.unwrap_or_default(), body).unwrap_or_else(|_| bad_gateway());
     }
-    from_event(&body).unwrap_or_else(bad_gateway)
+    // What is no JSON is still an answer if it says what it is.
+    let as_it_is = || reply::from_function(http?, body.clone()).ok();
+    from_event(&body).or_else(as_it_is).unwrap_or_else(bad_gateway)
 }
 
 fn bad_gateway() -> Reply {

@@ -24,6 +24,9 @@ const RETURN: usize = WINDOW / 4;
 /// back, it fits into the window.
 pub const PIECE: usize = WINDOW / 4;
 
+/// Pieces shorter than this are copied, in bytes.
+const COPY: usize = 16 << 10;
+
 /// What a piece of this length takes of the window.
 pub fn cost(length: usize) -> usize {
     length + OVERHEAD
@@ -126,6 +129,8 @@ impl Inlet {
         if self.total > self.limit {
             return Err(Breach::StreamTooLarge(self.limit));
         }
+        // A small piece would keep the whole buffer that it was read into.
+        let piece = if piece.len() < COPY { Bytes::copy_from_slice(&piece) } else { piece };
         if self.queue.send(piece).is_err() {
             self.taken.add(cost);
         }
