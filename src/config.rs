@@ -792,6 +792,14 @@ pub static SETTINGS: &[Setting] = &[
         "Largest reply of an invocation"
     ),
     limit!(
+        stream_bytes,
+        "limits-stream-bytes",
+        "OFFSHOOT_LIMITS_STREAM_BYTES",
+        "BYTES",
+        |r| parse_bytes(r.one()?, 1),
+        "Largest streamed reply of an invocation"
+    ),
+    limit!(
         env_bytes,
         "limits-env-bytes",
         "OFFSHOOT_LIMITS_ENV_BYTES",

@@ -15,7 +15,7 @@ use offshoot_node::queue::Pace;
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
     Catalog, DeployRequest, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Roles,
-    Settings, Version, Warm,
+    Settings, Streamed, Version, Warm,
 };
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
@@ -225,6 +225,9 @@ impl Backend for Served {
     }
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send {
         self.node.invoke(invocation)
+    }
+    fn invoke_streaming(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Streamed, Error>> + Send {
+        self.node.invoke_streaming(invocation)
     }
     fn catalog(&self) -> &Arc<Catalog> {
         self.node.catalog()

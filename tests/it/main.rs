@@ -24,6 +24,7 @@ mod official_clients;
 mod packages;
 mod queue;
 mod shutdown;
+mod streaming;
 mod together;
 mod uniqueness;
 

@@ -223,6 +223,9 @@ fn node_as_a_custom_runtime() {
     server.deploy("node-ric-stream", &archive, &fields);
     let answer = server.native("node-ric-stream", "{}");
     assert!(answer.text().ends_with("one two") && !answer.body.contains(&0), "{}", answer.text());
+    let answer = server.invoke("node-ric-stream", "{}").expect(201);
+    assert_eq!((answer.header("x-a"), answer.text().as_str()), (Some("b"), "one two"));
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
 }
 
 const GO_APP: &str = r#"package main
@@ -302,6 +305,11 @@ fn go_as_a_custom_runtime() {
     let broken = server.native("go", r#"{"Stream":"half of it"}"#);
     assert!(broken.header("offshoot-function-error").is_some(), "{}", broken.text());
     assert_eq!(broken.json()["errorMessage"], "broke in the middle", "{}", broken.text());
+    // Whoever takes it in pieces has what came before.
+    let path = "/2021-11-15/functions/go/response-streaming-invocations";
+    let pieces = server.post(path, r#"{"Stream":"half of it"}"#).expect(200).text();
+    assert!(pieces.contains("PayloadChunk") && pieces.contains("half of it"), "{pieces}");
+    assert!(pieces.contains("InvokeComplete") && pieces.contains("broke in the middle"), "{pieces}");
     // It asked to be told of the end, as an internal extension, and is when it has been idle for long enough.
     eventually("it says good-bye", Duration::from_secs(15), || {
         server.logs("go").iter().any(|l| l.contains("go says good-bye"))

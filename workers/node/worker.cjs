@@ -426,8 +426,10 @@ function forkClones() {
 // ------------------------------------------------------------------------------------------------------------- loop
 
 class Invocation {
-  constructor(id) {
+  constructor(id, window) {
     this.id = id;
+    this.window = window; // how much of an answer in pieces may be on its way; undefined: it has to come whole
+    this.stream = null; // the answer in pieces, once there is one
     this.done = false;
     this.began = performance.now();
     this.parked = undefined; // { result }: called back, waiting for the event loop to drain
@@ -436,6 +438,7 @@ class Invocation {
 }
 
 function accept(header, source, from, to) {
+  if (header.t === 'more') return void self.active.get(header.id)?.stream?.widen(header.bytes);
   if (header.t !== 'invoke') violation('an unexpected frame "' + header.t + '"');
   if (self.solo && self.active.size > 0) {
     // A copy: the inbox is read into again before its turn comes.
@@ -456,14 +459,14 @@ function beginWaiting() {
 
 function begin(header, source, from, to) {
   if (header.claim === true && !claim()) return send('{"t":"skipped","id":' + JSON.stringify(header.id) + '}', '');
-  const invocation = new Invocation(header.id);
+  const invocation = new Invocation(header.id, header.stream);
   self.active.set(header.id, invocation);
   self.call(invocation, header, source, from, to);
   // While a single invocation is under way the channel does not keep the event loop alive, so Node itself says when
   // nothing is left that could still answer it ("beforeExit").
   if (!invocation.done && self.solo) {
     self.watching = true;
-    if (channel !== null) channel.unref();
+    if (channel !== null && !invocation.stream?.waits) channel.unref();
   }
 }
 
@@ -497,7 +500,8 @@ function drained() {
     return failLoading(new Fault('Runtime.InitError', message));
   }
   for (const invocation of [...self.active.values()]) {
-    if (invocation.parked !== undefined) succeedEvent(invocation, invocation.parked.result);
+    if (invocation.stream !== null) invocation.stream.drained();
+    else if (invocation.parked !== undefined) succeedEvent(invocation, invocation.parked.result);
     else if (self.load.convention === 'event' && MAJOR < 24) succeedEvent(invocation, null);
     else fail(invocation, new Fault('Runtime.NeverSettled', 'the handler waits for something that cannot happen'));
   }
@@ -622,32 +626,185 @@ function answer(invocation, body) {
   if (close(invocation)) send('{"t":"reply","id":' + JSON.stringify(invocation.id) + took(invocation) + '}', body);
 }
 
-// ---- streamed answers (`awslambda.streamifyResponse`): collected, and sent as one, as AWS does for buffered callers
+// ---- answers in pieces: `awslambda.streamifyResponse`, and bodies of the request convention that are streams
 
 const STREAMING = Symbol.for('aws.lambda.runtime.handler.streaming');
+const HIGH_WATER = Symbol.for('aws.lambda.runtime.handler.streaming.highWaterMark');
+const HTTP_INTEGRATION = 'application/vnd.awslambda.http-integration-response';
+const PIECE_COST = 256; // of the window, besides a piece's length (docs/design/002-channel.md)
+const PIECE_LIMIT = 64 * 1024;
+
 globalThis.awslambda = {
-  streamifyResponse: (handler) => { handler[STREAMING] = 'response'; return handler; },
+  streamifyResponse: (handler, options) => {
+    handler[STREAMING] = 'response';
+    if (options?.highWaterMark !== undefined) handler[HIGH_WATER] = Number(options.highWaterMark);
+    return handler;
+  },
   HttpResponseStream: {
     from: (stream, prelude) => {
-      stream.write(JSON.stringify(prelude));
-      stream.write(Buffer.alloc(8));
+      stream.setContentType(HTTP_INTEGRATION);
+      stream.writeFirst(JSON.stringify(prelude) + '\0'.repeat(8));
       return stream;
     },
   },
 };
 
-function callStreaming(invocation, event, context) {
+// The class is made when it is first needed: its base is a module that a template loads before it is cloned.
+let AnswerStream = null;
+function answerStream() {
   const { Writable } = require('stream');
-  const chunks = [];
-  const stream = new Writable({
-    write(chunk, _encoding, done) { chunks.push(chunk); done(); },
+  AnswerStream ??= class ResponseStream extends Writable {
+    #invocation;
+    #head; // the inside of the frame's `http`, as JSON; null: the function says nothing of its answer but its type
+    #type = 'application/octet-stream';
+    #first = null; // what is written before everything else
+    #begun = false;
+    #window;
+    #pieces = []; // for a caller that takes the answer whole
+    #rest = null; // { chunk, done }: what waits for the window
+    #settled = false; // the handler has returned
+
+    constructor(invocation, head) {
+      super({ decodeStrings: true, highWaterMark: self.handler[HIGH_WATER] });
+      this.#invocation = invocation;
+      this.#head = head;
+      this.#window = invocation.window;
+      invocation.stream = this;
+    }
+
+    setContentType(type) {
+      this.#type = String(type);
+    }
+
+    writeFirst(text) {
+      this.#first = Buffer.from(text);
+    }
+
+    // AWS's stream takes any value, and writes those that are not bytes as JSON.
+    write(chunk, ...more) {
+      const plain = typeof chunk === 'string' || ArrayBuffer.isView(chunk) || chunk === null || chunk === undefined;
+      return super.write(plain ? chunk : JSON.stringify(chunk), ...more);
+    }
+
+    _write(chunk, _encoding, done) {
+      this.#begin();
+      this.#put(chunk, done);
+    }
+
+    _final(done) {
+      this.#begin();
+      if (this.#rest !== null) { // the prelude of an empty answer
+        const { chunk } = this.#rest;
+        this.#rest = { chunk, done };
+        return;
+      }
+      done();
+    }
+
+    #begin() {
+      if (this.#begun || this.#invocation.done) return;
+      this.#begun = true;
+      if (this.#window !== undefined) send('{"t":"stream","id":' + JSON.stringify(this.#invocation.id) + this.#http() + '}', '');
+      if (this.#first !== null) this.#put(this.#first, () => {});
+    }
+
+    #http() {
+      if (this.#head !== null) return ',"http":' + this.#head;
+      return ',"http":{"status":0,"headers":[["content-type",' + headerValue('content-type', this.#type) + ']]}';
+    }
+
+    #put(chunk, done) {
+      if (this.#window === undefined) {
+        this.#pieces.push(chunk);
+        return void done();
+      }
+      const before = this.#rest;
+      if (before !== null) { // the prelude waits; what comes behind it waits with it
+        this.#rest = { chunk: Buffer.concat([before.chunk, chunk]), done: () => { before.done(); done(); } };
+      } else {
+        this.#rest = { chunk, done };
+      }
+      this.#pour();
+    }
+
+    // Sends what the window has room for. Waiting for the rest of it keeps the process going.
+    #pour() {
+      let { chunk, done } = this.#rest;
+      while (chunk.length > 0 && this.#window > PIECE_COST && !this.#invocation.done) {
+        const length = Math.min(chunk.length, PIECE_LIMIT, this.#window - PIECE_COST);
+        send('{"t":"chunk","id":' + JSON.stringify(this.#invocation.id) + '}', chunk.subarray(0, length));
+        this.#window -= length + PIECE_COST;
+        chunk = chunk.subarray(length);
+      }
+      if (chunk.length > 0 && !this.#invocation.done) {
+        this.#rest = { chunk, done };
+        keepAlive(true);
+      } else {
+        this.#rest = null;
+        done();
+      }
+    }
+
+    get waits() {
+      return this.#rest !== null;
+    }
+
+    widen(bytes) {
+      this.#window += bytes;
+      if (this.#rest === null) return;
+      keepAlive(false);
+      this.#pour();
+    }
+
+    // The handler has returned; the answer may still go on.
+    settle() {
+      this.#settled = true;
+    }
+
+    // Nothing is left that could go on. A function that has returned without `end()` has said all that it will say.
+    drained() {
+      if (this.#settled) this.end();
+      else fail(this.#invocation, new Fault('Runtime.NeverSettled', 'the handler waits for something that cannot happen'));
+    }
+
+    complete() {
+      const invocation = this.#invocation;
+      if (!close(invocation)) return;
+      const id = JSON.stringify(invocation.id) + took(invocation);
+      if (this.#window !== undefined) send('{"t":"end","id":' + id + '}', '');
+      else send('{"t":"reply","id":' + id + this.#http() + '}', Buffer.concat(this.#pieces));
+    }
+  };
+  return AnswerStream;
+}
+
+// While one invocation is under way the channel does not keep the process going, unless something is waited for on it.
+function keepAlive(on) {
+  if (!self.watching || channel === null) return;
+  if (on) channel.ref();
+  else channel.unref();
+}
+
+function callStreaming(invocation, event, context) {
+  const stream = new (answerStream())(invocation, null);
+  const ended = new Promise((resolve, reject) => {
+    require('stream').finished(stream, (error) => (error ? reject(error) : resolve()));
   });
-  stream.setContentType = () => {};
-  const ended = new Promise((resolve, reject) => stream.on('finish', resolve).on('error', reject));
   ended.catch(() => {});
-  Promise.resolve(self.handler(event, stream, context)).then(() => ended).then(
-    () => answer(invocation, Buffer.concat(chunks)),
-    (error) => fail(invocation, error));
+  Promise.resolve(self.handler(event, stream, context)).then(() => { stream.settle(); return ended; }).then(
+    () => stream.complete(),
+    (error) => fail(invocation, error ?? 'handled'));
+}
+
+// A body of the request convention that comes in pieces: a stream of Node's or of the web's, or any async iterable.
+function streamRequest(invocation, head, body) {
+  const { Readable, pipeline } = require('stream');
+  const stream = new (answerStream())(invocation, head);
+  stream.settle();
+  pipeline(body instanceof Readable ? body : Readable.from(body), stream, (error) => {
+    if (error) fail(invocation, error);
+    else stream.complete();
+  });
 }
 
 // ---- the request convention: handler(request) → { statusCode?, headers?, body? } | anything
@@ -734,15 +891,20 @@ function succeedRequest(invocation, value) {
   } catch (error) {
     return unserialisable(invocation, messageOf(error));
   }
+  const head = '{"status":' + answer.status + ',"headers":[' + answer.headers + ']}';
+  if (answer.pieces !== undefined) return streamRequest(invocation, head, answer.pieces);
   if (close(invocation)) {
-    send('{"t":"reply","id":' + JSON.stringify(invocation.id) + took(invocation) + ',"http":{"status":' + answer.status +
-      ',"headers":[' + answer.headers + ']}}', answer.body);
+    send('{"t":"reply","id":' + JSON.stringify(invocation.id) + took(invocation) + ',"http":' + head + '}', answer.body);
   }
 }
 
 function isAnswer(value) {
-  return value !== null && typeof value === 'object' && !Array.isArray(value) && asBytes(value) === null &&
+  return value !== null && typeof value === 'object' && !Array.isArray(value) && asBytes(value) === null && !inPieces(value) &&
     ('body' in value || 'statusCode' in value || 'headers' in value);
+}
+
+function inPieces(value) {
+  return typeof value === 'object' && value !== null && typeof value[Symbol.asyncIterator] === 'function';
 }
 
 function asBytes(value) {
@@ -759,6 +921,7 @@ function fromAnswer({ statusCode, headers, body, isBase64Encoded }) {
   if (isBase64Encoded === true && typeof body === 'string') body = Buffer.from(body, 'base64');
   const bytes = typeof body === 'object' ? asBytes(body) : null;
   if (bytes !== null) return { status, headers: withType('application/octet-stream'), body: bytes };
+  if (inPieces(body)) return { status, headers: withType('application/octet-stream'), pieces: body };
   if (typeof body === 'string' && typed) return { status, headers: lines, body };
   const text = JSON.stringify(body);
   if (text === undefined) throw new TypeError(`a body of type ${typeof body} cannot be made JSON`);

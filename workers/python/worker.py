@@ -40,6 +40,9 @@ class State:
     call = None  # call_event or call_request
     loop = None  # the event loop that all asynchronous handlers of this process share
     lock = None  # held while sending, when invocations run concurrently
+    inbox = None  # what the channel is read through
+    kept = []  # frames that came while an answer in pieces waited for its window
+    flows = {}  # id -> Outflow, when invocations run concurrently
 
 
 state = State()
@@ -378,7 +381,7 @@ def serve():
     concurrency = int(state.load.get("max_concurrency") or 1)
     if concurrency > 1:
         return serve_many(concurrency)
-    inbox = Inbox()
+    inbox = state.inbox = Inbox()
     while True:
         header, body = expect_invoke(inbox)
         if header.get("claim") and not claim():
@@ -397,10 +400,17 @@ def claim():
 
 
 def expect_invoke(inbox):
-    header, body = inbox.next()
-    if header.get("t") != "invoke":
-        violation('an unexpected frame "%s"' % header.get("t"))
-    return header, body
+    if state.kept:
+        return state.kept.pop(0)
+    while True:
+        header, body = inbox.next()
+        if header.get("t") == "invoke":
+            return header, body
+        if header.get("t") != "more":
+            violation('an unexpected frame "%s"' % header.get("t"))
+        flow = state.flows.get(header["id"])
+        if flow is not None:
+            flow.widen(header["bytes"])
 
 
 def serve_many(concurrency):
@@ -462,6 +472,8 @@ def invoke(header, body):
         if hasattr(result, "__await__"):
             result = finish(result)
         answer = conclude(header, result)
+        if answer is None:
+            answer = pour(header)
     except BaseException as error:
         answer = failed(header, error)
     flush()
@@ -476,6 +488,8 @@ async def invoke_async(header, body):
     try:
         prepare, conclude = state.call
         answer = conclude(header, await state.handler(*prepare(header, body)))
+        if answer is None:
+            answer = await pour_async(header)
     except BaseException as error:
         answer = failed(header, error)
     flush()
@@ -703,12 +717,140 @@ def conclude_request(header, result):
         result = {"body": result}
     status = status_of(result.get("statusCode"))
     lines, typed = header_lines(result.get("headers"))
+    pieces = result.get("body")
+    if type(pieces) not in WHOLE and (hasattr(pieces, "__next__") or hasattr(pieces, "__anext__")):
+        if not typed:
+            lines.append('["Content-Type","application/octet-stream"]')
+        header["pieces"] = pieces, '{"status":%d,"headers":[%s]}' % (status, ",".join(lines))
+        return None
     body, kind = body_of(result, typed)
     if kind is not None and not typed:
         lines.append('["Content-Type","%s"]' % kind)
     about = (quoted(header["id"]), took(header), status, ",".join(lines))
     head = '{"t":"reply","id":%s%s,"http":{"status":%d,"headers":[%s]}}' % about
     return head, body
+
+
+# ---- answers in pieces: a body that is a generator, or any other iterator
+
+WHOLE = {dict, list, str, bytes, type(None)}  # bodies that are no iterators, as most are
+PIECE_COST = 256  # of the window, besides a piece's length (docs/design/002-channel.md)
+PIECE_LIMIT = 64 * 1024
+
+
+class Outflow:
+    """An answer on its way, piece by piece, to a caller that takes it so; else it is collected."""
+
+    def __init__(self, header, http):
+        self.header, self.http = header, http
+        self.id = quoted(header["id"])
+        self.window = header.get("stream")
+        self.pieces = []
+        self.wider = None
+        if self.window is None:
+            return
+        if state.lock is not None:
+            import threading
+
+            self.wider = threading.Condition()
+            state.flows[header["id"]] = self
+        send('{"t":"stream","id":%s,"http":%s}' % (self.id, http))
+
+    def put(self, piece):
+        if isinstance(piece, str):
+            piece = piece.encode("utf-8", "replace")
+        elif not isinstance(piece, (bytes, bytearray, memoryview)):
+            piece = to_json(piece, "a piece of the body cannot be made JSON: ")
+        if self.window is None:
+            return self.pieces.append(bytes(piece))
+        rest = memoryview(piece).cast("B")
+        while rest:
+            length = min(len(rest), PIECE_LIMIT, self.room() - PIECE_COST)
+            send('{"t":"chunk","id":%s}' % self.id, rest[:length])
+            self.widen(-length - PIECE_COST)
+            rest = rest[length:]
+
+    def room(self):
+        """The window, once there is one."""
+        if self.wider is not None:
+            with self.wider:
+                self.wider.wait_for(lambda: self.window > PIECE_COST)
+        while self.window <= PIECE_COST:
+            header, body = state.inbox.next()
+            if header.get("t") != "more":
+                state.kept.append((header, body))
+            elif header["id"] == self.header["id"]:
+                self.window += header["bytes"]
+        return self.window
+
+    def widen(self, count):
+        if self.wider is None:
+            self.window += count
+            return
+        with self.wider:
+            self.window += count
+            self.wider.notify_all()
+
+    def end(self):
+        about = (self.id, took(self.header))
+        if self.window is not None:
+            return '{"t":"end","id":%s%s}' % about, b""
+        return '{"t":"reply","id":%s%s,"http":%s}' % (*about, self.http), b"".join(self.pieces)
+
+    def close(self):
+        state.flows.pop(self.header["id"], None)
+
+
+def pour(header):
+    """Sends the pieces of an answer; the frame that ends it."""
+    pieces, http = header.pop("pieces")
+    flow = Outflow(header, http)
+    try:
+        for piece in pieces if hasattr(pieces, "__next__") else in_turn(pieces):
+            flow.put(piece)
+        return flow.end()
+    finally:
+        flow.close()
+
+
+def in_turn(pieces):
+    """What an asynchronous iterator yields, in this thread."""
+    import asyncio
+
+    loop = event_loop() if state.lock is None else asyncio.new_event_loop()
+
+    async def following():
+        return await pieces.__anext__()
+
+    try:
+        while True:
+            try:
+                piece = loop.run_until_complete(following())
+            except StopAsyncIteration:
+                return
+            yield piece
+    finally:
+        if loop is not state.loop:
+            loop.close()
+
+
+async def pour_async(header):
+    """The same beside other tasks of the event loop: what waits, waits in a thread of its own."""
+    import asyncio
+
+    pieces, http = header.pop("pieces")
+    flow = Outflow(header, http)
+    try:
+        if hasattr(pieces, "__anext__"):
+            async for piece in pieces:
+                await asyncio.to_thread(flow.put, piece)
+        else:
+            over = object()
+            while (piece := await asyncio.to_thread(next, pieces, over)) is not over:
+                await asyncio.to_thread(flow.put, piece)
+        return flow.end()
+    finally:
+        flow.close()
 
 
 def body_of(result, typed):

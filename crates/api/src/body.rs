@@ -3,7 +3,6 @@
 //! A body that is too large is refused before it is read when its length is announced, and at the limit otherwise; one
 //! that comes too slowly is given up.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,6 +12,8 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::stream::FunctionBody;
 
 /// Why a body could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +159,20 @@ pub struct ReplyBody(Form);
 enum Form {
     Whole(Bytes),
     Stream(mpsc::Receiver<Bytes>),
+    Function(Box<FunctionBody>),
 }
+
+/// An answer that cannot be brought to its end: its connection is broken off, so that its reader notices.
+#[derive(Debug, Clone, Copy)]
+pub struct BrokenOff;
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the function failed in the middle of its answer")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
 
 impl ReplyBody {
     /// Bytes that are all there.
@@ -169,28 +183,37 @@ impl ReplyBody {
     pub fn stream(bytes: mpsc::Receiver<Bytes>) -> Self {
         ReplyBody(Form::Stream(bytes))
     }
+    /// What a function answers, as it comes.
+    pub fn function(body: FunctionBody) -> Self {
+        ReplyBody(Form::Function(Box::new(body)))
+    }
 }
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.0 {
             Form::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Form::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Form::Stream(receiver) => receiver.poll_recv(cx).map(|data| data.map(|d| Ok(Frame::data(d)))),
+            Form::Function(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, Form::Whole(bytes) if bytes.is_empty())
+        match &self.0 {
+            Form::Whole(bytes) => bytes.is_empty(),
+            Form::Stream(_) => false,
+            Form::Function(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Form::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Form::Stream(_) => SizeHint::default(),
+            Form::Stream(_) | Form::Function(_) => SizeHint::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use offshoot_model::{Answer, CallContext, Convention, HttpReply, Invocation, Outcome, RequestId};
+use offshoot_node::Streamed;
 use offshoot_node::catalog::types::Cors;
 use offshoot_node::catalog::{UrlView, policy};
 use serde_json::{Map, Value, json};
@@ -19,6 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::connection::Call;
 use crate::lambda::{self, AwsError};
 use crate::reply::{self, Reply};
+use crate::stream::{self, Begun};
 use crate::{Backend, auth, ids, invoke as common, signed, text};
 
 /// Where URLs are for callers that cannot reach their host.
@@ -140,8 +142,18 @@ async fn answer<B: Backend>(mut call: Call<'_, B>, view: &UrlView) -> Result<Rep
     let context = CallContext { qualifier: view.qualifier.clone(), trace: Some(trace), ..CallContext::default() };
     let invocation =
         Invocation { id: id.clone(), function: view.name.clone(), http, payload, context: Some(Box::new(context)) };
-    let outcome = call.backend().invoke(invocation).await?;
-    let mut answer = mapped(outcome, convention);
+    let streams = view.config.invoke_mode.as_deref() == Some("RESPONSE_STREAM") && call.parts.method != Method::HEAD;
+    let called = match streams {
+        true => call.backend().invoke_streaming(invocation).await?,
+        false => Streamed::Whole(call.backend().invoke(invocation).await?),
+    };
+    let mut answer = match called {
+        Streamed::Whole(outcome) => mapped(outcome, convention),
+        Streamed::Stream(stream) => match stream::http(stream).await {
+            Begun::Reply(answer) => answer,
+            Begun::Failed(_) | Begun::Unsendable(_) => bad_gateway(),
+        },
+    };
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         answer.headers_mut().insert(lambda::REQUEST_ID, value);
     }
@@ -284,17 +296,19 @@ fn common_log_time(ms: u64) -> String {
 
 /// The HTTP answer that a function's result stands for.
 fn mapped(outcome: Outcome<Bytes>, convention: Convention) -> Reply {
-    let failed = || {
-        let body = Bytes::from_static(b"Internal Server Error");
-        reply::bytes(StatusCode::BAD_GATEWAY, HeaderValue::from_static("application/json"), body)
-    };
-    match outcome.result {
-        Answer::Failed(_) => failed(),
-        Answer::Reply { http, body } if convention == Convention::Request => {
-            reply::from_function(http.unwrap_or_default(), body).unwrap_or_else(|_| failed())
-        }
-        Answer::Reply { body, .. } => from_event(&body).unwrap_or_else(failed),
+    let Answer::Reply { http, body } = outcome.result else { return bad_gateway() };
+    let (http, body) = stream::unfold(http, body);
+    if convention == Convention::Request || stream::is_http(http.as_ref()) {
+        return reply::from_function(http.unwrap_or_default(), body).unwrap_or_else(|_| bad_gateway());
     }
+    // What is no JSON is still an answer if it says what it is.
+    let as_it_is = || reply::from_function(http?, body.clone()).ok();
+    from_event(&body).or_else(as_it_is).unwrap_or_else(bad_gateway)
+}
+
+fn bad_gateway() -> Reply {
+    let body = Bytes::from_static(b"Internal Server Error");
+    reply::bytes(StatusCode::BAD_GATEWAY, HeaderValue::from_static("application/json"), body)
 }
 
 /// What the result of an event function means; `None` when it cannot be sent.

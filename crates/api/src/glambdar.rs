@@ -7,11 +7,13 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{Answer, Convention, FunctionError, Invocation, Outcome, RequestId};
+use offshoot_node::{ReplyStream, Streamed};
 use serde_json::json;
 
 use crate::connection::Call;
 use crate::error::{Dialect, Refusal};
 use crate::reply::{self, Reply};
+use crate::stream::{self, Begun};
 use crate::{Backend, admin, ids, invoke as common};
 
 /// Where invocations start.
@@ -63,9 +65,16 @@ async fn run<B: Backend>(mut call: Call<'_, B>, id: &RequestId) -> Result<Reply,
     let http = (convention == Convention::Request).then(|| common::http_part(&call, path));
     let payload = common::payload(&mut call, convention).await?;
     let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
-    let outcome = call.backend().invoke(invocation).await?;
-    let start = outcome.start;
-    let mut answer = answer(outcome, convention, id).unwrap_or_else(|refusal| refusal.into_reply(Dialect::Glambdar));
+    // What nobody reads is not worth a stream.
+    let called = match call.parts.method {
+        Method::HEAD => Streamed::Whole(call.backend().invoke(invocation).await?),
+        _ => call.backend().invoke_streaming(invocation).await?,
+    };
+    let (start, answer) = match called {
+        Streamed::Whole(outcome) => (outcome.start, answer(outcome, convention, id)),
+        Streamed::Stream(stream) => (stream.start, streamed(stream, id).await),
+    };
+    let mut answer = answer.unwrap_or_else(|refusal| refusal.into_reply(Dialect::Glambdar));
     reply::set_request_id(answer.headers_mut(), id);
     reply::set_start(answer.headers_mut(), start);
     Ok(answer)
@@ -73,11 +82,22 @@ async fn run<B: Backend>(mut call: Call<'_, B>, id: &RequestId) -> Result<Reply,
 
 fn answer(outcome: Outcome<Bytes>, convention: Convention, id: &RequestId) -> Result<Reply, Refusal> {
     match outcome.result {
-        Answer::Reply { body, .. } if convention == Convention::Event => Ok(reply::raw_json(StatusCode::OK, body)),
+        Answer::Reply { http: None, body } if convention == Convention::Event => {
+            Ok(reply::raw_json(StatusCode::OK, body))
+        }
         Answer::Reply { http, body } => {
+            let (http, body) = stream::unfold(http, body);
             reply::from_function(http.unwrap_or_default(), body).map_err(|why| common::unsendable(&why))
         }
         Answer::Failed(error) => Ok(failed(&error, id)),
+    }
+}
+
+async fn streamed(stream: Box<ReplyStream>, id: &RequestId) -> Result<Reply, Refusal> {
+    match stream::http(stream).await {
+        Begun::Reply(answer) => Ok(answer),
+        Begun::Failed(error) => Ok(failed(&error, id)),
+        Begun::Unsendable(why) => Err(common::unsendable(&why)),
     }
 }
 

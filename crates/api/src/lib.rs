@@ -27,6 +27,7 @@ mod reply;
 mod settings;
 mod signed;
 pub mod sigv4;
+mod stream;
 mod text;
 mod wire;
 
@@ -38,7 +39,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::QueuedCall;
-use offshoot_node::{Catalog, DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Version};
+use offshoot_node::{Catalog, DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Streamed, Version};
 use tokio::sync::{Semaphore, watch};
 
 pub use aws::Fallback;
@@ -62,6 +63,10 @@ pub trait Backend: Send + Sync + 'static {
     fn get(&self, name: &FunctionName) -> Option<Arc<Version>>;
     /// Runs a function. A refusal for its rate limit has a message that starts with `rate limit`.
     fn invoke(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Outcome<Bytes>, Error>> + Send;
+    /// The same, with an answer that may come in pieces.
+    fn invoke_streaming(&self, invocation: Invocation<Bytes>) -> impl Future<Output = Result<Streamed, Error>> + Send {
+        async move { self.invoke(invocation).await.map(Streamed::Whole) }
+    }
     /// What AWS's dialect knows of functions besides what runs.
     fn catalog(&self) -> &Arc<Catalog>;
     /// Instances of a published version that are there now.

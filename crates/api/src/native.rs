@@ -10,7 +10,7 @@ use offshoot_model::{Answer, Convention, FunctionName, HttpPart, HttpReply, Invo
 use crate::connection::Call;
 use crate::error::Refusal;
 use crate::reply::{self, Reply};
-use crate::{Backend, admin, ids, invoke as common, keys, queue, text};
+use crate::{Backend, admin, ids, invoke as common, keys, queue, stream, text};
 
 /// Where the native routes start.
 pub(crate) const PREFIX: &str = "/v1/";
@@ -141,7 +141,9 @@ fn function_headers(headers: &HeaderMap) -> Vec<(String, String)> {
 
 fn answer(outcome: Outcome<Bytes>, convention: Convention, id: &RequestId) -> Result<Reply, Refusal> {
     let mut answer = match outcome.result {
-        Answer::Reply { body, .. } if convention == Convention::Event => reply::raw_json(StatusCode::OK, body),
+        Answer::Reply { http, body } if convention == Convention::Event => {
+            reply::raw_json(StatusCode::OK, stream::unfold(http, body).1)
+        }
         Answer::Reply { http, body } => {
             let octets = HeaderValue::from_static("application/octet-stream");
             let mut answer = reply::bytes(StatusCode::OK, octets, body);

@@ -83,11 +83,15 @@ pub(crate) fn from_function(http: HttpReply, body: Bytes) -> Result<Reply, Strin
         given @ 200..=999 => StatusCode::from_u16(given).map_err(|_| format!("statusCode is {given}"))?,
         given => return Err(format!("statusCode is {given}: it must be from 200 to 999")),
     };
-    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
-    let mut reply = Response::new(ReplyBody::whole(if bodiless { Bytes::new() } else { body }));
+    let mut reply = Response::new(ReplyBody::whole(if is_bodiless(status) { Bytes::new() } else { body }));
     *reply.status_mut() = status;
     set_headers(reply.headers_mut(), http.headers)?;
     Ok(reply)
+}
+
+/// Whether answers with this status have no body.
+pub(crate) fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 fn set_headers(headers: &mut HeaderMap, given: Vec<(String, String)>) -> Result<(), String> {

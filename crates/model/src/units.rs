@@ -41,6 +41,9 @@ pub struct Limits {
     pub request_bytes: u64,
     /// Largest reply of an invocation, in bytes (AWS: 6 MB and 100 bytes of envelope).
     pub reply_bytes: u64,
+    /// Largest streamed reply of an invocation, in bytes
+    /// (AWS: 200 MB, <https://docs.aws.amazon.com/lambda/latest/dg/configuration-response-streaming.html>).
+    pub stream_bytes: u64,
     /// Largest environment of a function, in bytes of its JSON form (AWS: 4 KB).
     pub env_bytes: u64,
     /// Most invocations running at once, over all functions (AWS: 1,000).
@@ -71,6 +74,7 @@ impl Default for Limits {
             archive_entries: 100_000,
             request_bytes: 6 << 20,
             reply_bytes: (6 << 20) + 100,
+            stream_bytes: 200 << 20,
             env_bytes: 4096,
             concurrency: 1000,
             memory_budget_mib: 0,

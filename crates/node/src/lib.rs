@@ -10,6 +10,7 @@ pub mod keys;
 pub mod node;
 pub mod observe;
 pub mod pool;
+pub mod prelude;
 pub mod queue;
 pub mod registry;
 pub mod roles;
@@ -18,7 +19,7 @@ mod runtime_api;
 pub mod templates;
 
 pub use catalog::Catalog;
-pub use invoker::Invoker;
+pub use invoker::{Invoker, ReplyStream, Streamed};
 pub use keys::Keyring;
 pub use node::{Node, NodeConfig, QueueSettings, Warm};
 pub use observe::{LogStore, Metrics};

@@ -16,7 +16,7 @@ use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
 
 use crate::assets;
 use crate::catalog::{Catalog, Made};
-use crate::invoker::Invoker;
+use crate::invoker::{Invoker, Streamed};
 use crate::keys::Keyring;
 use crate::observe::{LogStore, Metrics};
 use crate::pool::{PoolSettings, Shared};
@@ -257,6 +257,11 @@ impl Node {
     /// Calls a function.
     pub async fn invoke(&self, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
         self.invoker.invoke(invocation).await
+    }
+
+    /// Calls a function and takes its answer as it comes, where it comes in pieces.
+    pub async fn invoke_streaming(&self, invocation: Invocation<Bytes>) -> Result<Streamed, Error> {
+        self.invoker.invoke_streaming(invocation).await
     }
 
     /// Takes no new calls and waits until the running ones have ended, at most this long. Returns how many were left.

@@ -88,6 +88,22 @@ impl Conn {
         self.answer(method == "HEAD").map_err(|e| sent.err().unwrap_or(e))
     }
 
+    /// Sends a request and reads the head of its answer; the body comes by `chunk`.
+    pub fn begin(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        self.send(&[head.as_bytes(), b"\r\n", body].concat())?;
+        self.answer(true)
+    }
+
     /// Reads one answer.
     pub fn answer(&mut self, head_only: bool) -> std::io::Result<Answer> {
         let torn = |what: &str| std::io::Error::new(std::io::ErrorKind::UnexpectedEof, what.to_owned());
@@ -134,30 +150,34 @@ impl Conn {
     }
 
     fn chunks(&mut self) -> std::io::Result<Vec<u8>> {
-        let torn = || std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "closed in a chunk");
         let mut body = Vec::new();
-        loop {
-            let end = loop {
-                if let Some(at) = find(&self.buffer, b"\r\n") {
-                    break at;
-                }
-                if self.fill()? == 0 {
-                    return Err(torn());
-                }
-            };
-            let size =
-                usize::from_str_radix(String::from_utf8_lossy(&self.buffer[..end]).trim(), 16).map_err(|_| torn())?;
-            while self.buffer.len() < end + 2 + size + 2 {
-                if self.fill()? == 0 {
-                    return Err(torn());
-                }
+        while let Some(chunk) = self.chunk()? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// The next chunk of an answer whose head has been read; `None` at its proper end, an error where it breaks off.
+    pub fn chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let torn = || std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "closed in a chunk");
+        let end = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n") {
+                break at;
             }
-            body.extend_from_slice(&self.buffer[end + 2..end + 2 + size]);
-            self.buffer.drain(..end + 2 + size + 2);
-            if size == 0 {
-                return Ok(body);
+            if self.fill()? == 0 {
+                return Err(torn());
+            }
+        };
+        let size =
+            usize::from_str_radix(String::from_utf8_lossy(&self.buffer[..end]).trim(), 16).map_err(|_| torn())?;
+        while self.buffer.len() < end + 2 + size + 2 {
+            if self.fill()? == 0 {
+                return Err(torn());
             }
         }
+        let chunk = self.buffer[end + 2..end + 2 + size].to_vec();
+        self.buffer.drain(..end + 2 + size + 2);
+        Ok((size > 0).then_some(chunk))
     }
 
     fn fill(&mut self) -> std::io::Result<usize> {

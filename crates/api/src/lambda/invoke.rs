@@ -3,16 +3,17 @@
 //! A function that failed has answered: status 200 with `X-Amz-Function-Error`. Every other status is the platform's.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use offshoot_model::{Answer, CallContext, Convention, FunctionName, HttpPart, Invocation, Outcome, RequestId};
+use offshoot_node::Streamed;
 use offshoot_node::queue::{Context, QueuedCall};
-use serde_json::json;
 
 use super::error::AwsError;
 use super::upload::base64_decode;
 use super::{Ask, REQUEST_ID};
 use crate::body::{BodyError, ReplyBody};
 use crate::reply::{self, Reply};
+use crate::stream::{self, FunctionBody};
 use crate::{Backend, eventstream, ids, text};
 
 const TYPE: &str = "x-amz-invocation-type";
@@ -104,7 +105,7 @@ pub(super) async fn invoke_async<B: Backend>(mut ask: Ask<'_, B>, segment: &str)
     invoke(ask, segment).await
 }
 
-/// `InvokeWithResponseStream`: the answer is buffered and sent as a stream.
+/// `InvokeWithResponseStream`: the answer is sent as it comes; one that comes whole, in several messages.
 pub(super) async fn streaming<B: Backend>(mut ask: Ask<'_, B>, segment: &str) -> Result<Reply, AwsError> {
     let ready = prepare(&mut ask, segment).await?;
     let (id, tail) = (ready.invocation.id.clone(), ready.tail);
@@ -115,45 +116,36 @@ pub(super) async fn streaming<B: Backend>(mut ask: Ask<'_, B>, segment: &str) ->
         let text = "Member must satisfy enum value set: [RequestResponse, DryRun]";
         return Err(AwsError::constraint("Event", "invocationType", text));
     }
-    let outcome = ask.call.backend().invoke(ready.invocation).await?;
-    let version = version_of(&outcome);
-    let mut answer = Response::new(ReplyBody::whole(stream_of(outcome, tail)));
+    let (version, body) = match ask.call.backend().invoke_streaming(ready.invocation).await? {
+        Streamed::Whole(outcome) => (outcome.version, ReplyBody::whole(stream_of(outcome, tail))),
+        Streamed::Stream(stream) => (stream.version, ReplyBody::function(FunctionBody::events(stream, tail))),
+    };
+    let mut answer = stream::event_stream(body);
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.amazon.eventstream"));
-    set(headers, EXECUTED, &version);
+    set(headers, EXECUTED, &version_of(version));
     set(headers, REQUEST_ID, id.as_str());
     Ok(answer)
 }
 
 /// A whole answer as messages: pieces, then how it ended.
 fn stream_of(outcome: Outcome<Bytes>, tail: bool) -> Bytes {
-    let mut end = json!({});
-    if tail {
-        end["LogResult"] = json!(text::base64(&outcome.log_tail));
-    }
+    let end = stream::ending(&outcome, tail);
     let mut out = BytesMut::new();
-    match outcome.result {
-        Answer::Reply { body, .. } => {
-            for piece in body.chunks(CHUNK) {
-                out.extend_from_slice(&eventstream::chunk(piece));
-            }
-        }
-        Answer::Failed(error) => {
-            let (kind, _) = crate::invoke::describe(&error);
-            end["ErrorCode"] = json!(kind);
-            end["ErrorDetails"] = json!(error.body);
+    if let Answer::Reply { body, .. } = &outcome.result {
+        for piece in body.chunks(CHUNK) {
+            out.extend_from_slice(&eventstream::chunk(piece));
         }
     }
     out.extend_from_slice(&eventstream::complete(end.to_string().as_bytes()));
     out.freeze()
 }
 
-fn version_of(outcome: &Outcome<Bytes>) -> String {
-    outcome.version.map_or_else(|| "$LATEST".to_owned(), |n| n.to_string())
+fn version_of(version: Option<u64>) -> String {
+    version.map_or_else(|| "$LATEST".to_owned(), |n| n.to_string())
 }
 
 fn buffered(outcome: Outcome<Bytes>, tail: bool) -> Reply {
-    let version = version_of(&outcome);
+    let version = version_of(outcome.version);
     let (body, failed) = match outcome.result {
         Answer::Reply { body, .. } => (body, false),
         Answer::Failed(error) => (Bytes::from(error.body), true),

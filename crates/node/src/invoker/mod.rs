@@ -5,6 +5,7 @@
 
 mod admit;
 mod published;
+mod stream;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +24,14 @@ use tokio::sync::oneshot;
 
 use crate::observe::{LogEntry, Throttle, end_line, report_line, start_line};
 use crate::pool::instance::{Answered, Birth, Breach, Instance, STUCK, WorkerAnswer};
+use crate::pool::stream::WINDOW;
 use crate::pool::tap::now_ms;
 use crate::pool::{InitFailure, Lease, Pool, Refusal, Shared};
 use crate::registry::Version;
 use admit::Bucket;
+use published::Running;
+use stream::Head;
+pub use stream::{ReplyStream, Streamed};
 
 /// Bytes of a payload that is sent behind another call, at most: such a frame goes into the socket's buffer whole.
 const BEHIND_BODY: usize = 16 << 10;
@@ -66,7 +71,13 @@ struct InvokeFrame<'a> {
     identity: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<&'a str>,
+    /// The caller takes the answer in pieces; so much may be on its way at first, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<usize>,
 }
+
+/// What a call holds while it waits and runs.
+type Held = (tokio::sync::OwnedSemaphorePermit, Running);
 
 impl Invoker {
     /// An invoker over these parts.
@@ -77,7 +88,23 @@ impl Invoker {
     /// Calls a function. `Ok` is an answer, also when the function failed; `Err` is the platform's.
     pub async fn invoke(self: &Arc<Self>, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
         let arrived = Instant::now();
-        let version = self.version_of(&invocation)?;
+        let (pool, held) = self.enter(&invocation).await?;
+        if pool.version.config.max_concurrency == 1 {
+            let _held = held;
+            return self.serve(pool, invocation, arrived, None).await;
+        }
+        // An instance that serves several callers must not die because one of them goes away: the call goes on alone.
+        let this = self.clone();
+        let task = tokio::spawn(async move {
+            let _held = held;
+            this.serve(pool, invocation, arrived, None).await
+        });
+        task.await.unwrap_or_else(lost)
+    }
+
+    /// Lets a call in: which version answers it, and whether one more may run.
+    async fn enter(&self, invocation: &Invocation<Bytes>) -> Result<(Arc<Pool>, Held), Error> {
+        let version = self.version_of(invocation)?;
         if self.draining.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShuttingDown, "the server is shutting down: retry on another, or later"));
         }
@@ -87,16 +114,7 @@ impl Invoker {
         let permit = self.permit().await?;
         version.stats.invocations.fetch_add(1, Ordering::Relaxed);
         version.stats.last_invoked_ms.store(now_ms(), Ordering::Relaxed);
-        if version.config.max_concurrency == 1 {
-            return self.serve(served.pool, invocation, arrived).await;
-        }
-        // An instance that serves several callers must not die because one of them goes away: the call goes on alone.
-        let this = self.clone();
-        let task = tokio::spawn(async move {
-            let _held = (permit, running);
-            this.serve(served.pool, invocation, arrived).await
-        });
-        task.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "an invocation was lost").caused_by(e)))
+        Ok((served.pool, (permit, running)))
     }
 
     fn resolve(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {
@@ -255,6 +273,7 @@ impl Invoker {
         mut pool: Arc<Pool>,
         invocation: Invocation<Bytes>,
         arrived: Instant,
+        mut head: Option<oneshot::Sender<Head>>,
     ) -> Result<Outcome<Bytes>, Error> {
         // A large frame may have to wait for its reader: it goes to a worker that reads.
         let (mut tries, mut alone) = (0, invocation.payload.len() > BEHIND_BODY);
@@ -277,7 +296,7 @@ impl Invoker {
                 }
                 Err(Refusal::Init(failure)) => return Ok(self.init_failed(&pool, &invocation, *failure, arrived)),
             };
-            match self.call(&pool, lease, &invocation, arrived).await {
+            match self.call(&pool, lease, &invocation, arrived, &mut head).await {
                 Called::Done(outcome) => return Ok(*outcome),
                 Called::Dead => tries += 1,
                 // It is not put behind another one again.
@@ -290,8 +309,15 @@ impl Invoker {
         ))
     }
 
-    /// One call on one instance.
-    async fn call(&self, pool: &Arc<Pool>, lease: Lease, invocation: &Invocation<Bytes>, arrived: Instant) -> Called {
+    /// One call on one instance. `head`: whoever waits for the beginning of an answer in pieces.
+    async fn call(
+        &self,
+        pool: &Arc<Pool>,
+        lease: Lease,
+        invocation: &Invocation<Bytes>,
+        arrived: Instant,
+        head: &mut Option<oneshot::Sender<Head>>,
+    ) -> Called {
         let config = &pool.version.config;
         let waited = arrived.elapsed();
         let first = lease.first;
@@ -316,13 +342,23 @@ impl Invoker {
             client_context: context.and_then(|c| c.client_context.as_deref()),
             identity: context.and_then(|c| c.identity.as_deref()),
             trace: context.and_then(|c| c.trace.as_deref()),
+            stream: head.as_ref().map(|_| WINDOW),
         };
+        let takes = if head.is_some() { self.shared.limits.stream_bytes } else { 0 };
         let header = serde_json::to_vec(&frame).unwrap_or_default();
         instance.tap.begin(id, start_line(id, pool.version.number), behind);
         let sent = Instant::now();
         let calling = async {
-            let answer = got.lease.call(id, &header, &invocation.payload).await;
-            if behind { behind_others(&instance, id, answer).await } else { answer.await }
+            let answer = got.lease.call(id, &header, &invocation.payload, takes).await;
+            let answered = if behind { behind_others(&instance, id, answer).await } else { answer.await };
+            match answered {
+                Ok(Answered { answer: WorkerAnswer::Stream(begun), .. }) => {
+                    let start = if first { birth.kind } else { StartKind::Warm };
+                    let about = (start, pool.version.number, birth.runtime);
+                    Box::pin(stream::carry(&instance, id, *begun, head.take(), about)).await
+                }
+                other => other,
+            }
         };
         let patience = if behind { timeout + 2 * STUCK } else { timeout };
         let answered = tokio::time::timeout(patience, calling).await;
@@ -339,6 +375,10 @@ impl Invoker {
                 return Called::Withdrawn;
             }
             Ok(Ok(WorkerAnswer::Reply { http, body })) => Ok(Answer::Reply { http, body }),
+            // The pieces have gone to whoever takes them.
+            Ok(Ok(WorkerAnswer::Ended | WorkerAnswer::Stream(_))) => {
+                Ok(Answer::Reply { http: None, body: Bytes::new() })
+            }
             Ok(Ok(WorkerAnswer::Error { kind, body })) => Ok(Answer::Failed(worker_failed(&kind, &body))),
             Ok(Ok(WorkerAnswer::Broken(breach))) => Err(broken(id, breach, self.shared.limits.reply_bytes)),
             Ok(Err(_)) => Err((FailureCause::Protocol, failure(id, FailureCause::Protocol, "the instance was lost"))),
@@ -448,6 +488,10 @@ impl Invoker {
     }
 }
 
+fn lost<T>(error: tokio::task::JoinError) -> Result<T, Error> {
+    Err(Error::new(ErrorKind::Internal, "an invocation was lost").caused_by(error))
+}
+
 /// Waits for the answer to a call that was sent behind another. When that one turns out to take long, the call is taken
 /// back, unless it has been begun by then.
 async fn behind_others(
@@ -496,6 +540,11 @@ fn broken(id: &RequestId, breach: Breach, limit: u64) -> (FailureCause, String) 
     match breach {
         Breach::Ended(end) => ended(id.as_str(), end),
         Breach::TooLarge(_) => {
+            let message = format!("Response payload size exceeded maximum allowed payload size ({limit} bytes).");
+            let cause = FailureCause::ReplyTooLarge;
+            (cause, crate::pool::error_json(cause.error_type(), &message))
+        }
+        Breach::StreamTooLarge(limit) => {
             let message = format!("Response payload size exceeded maximum allowed payload size ({limit} bytes).");
             let cause = FailureCause::ReplyTooLarge;
             (cause, crate::pool::error_json(cause.error_type(), &message))

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::pool::policy::SLICE;
+use crate::pool::stream::{self, Begun, Inlet};
 use crate::pool::tap::LogTap;
 
 /// What a worker answers to one invocation.
@@ -35,6 +36,10 @@ pub enum WorkerAnswer {
         /// Error JSON.
         body: Bytes,
     },
+    /// The handler's answer comes in pieces, of which the end will be told in its turn.
+    Stream(Box<Begun>),
+    /// All pieces of such an answer have come.
+    Ended,
     /// The conversation broke before an answer came.
     Broken(Breach),
     /// The worker had not begun the call, and will not: it can be given to another instance.
@@ -50,6 +55,8 @@ pub enum Breach {
     Protocol(String),
     /// A reply's body is larger than the limit.
     TooLarge(usize),
+    /// The pieces of a reply are together larger than this limit, in bytes.
+    StreamTooLarge(u64),
 }
 
 /// How an instance came to be, and what that cost.
@@ -90,6 +97,10 @@ struct Open {
     /// It was sent behind another: the worker has to claim it.
     behind: bool,
     sent: Instant,
+    /// Largest answer that is taken in pieces, in bytes; 0: the answer has to come whole.
+    takes: u64,
+    /// Where its pieces go, once it has begun to be answered in pieces.
+    stream: Option<Box<Inlet>>,
     waiter: oneshot::Sender<Answered>,
 }
 
@@ -155,6 +166,22 @@ pub(super) enum Said<'a> {
         #[serde(default)]
         http: Option<HttpReply>,
         /// How long the handler took, as the worker measured it, in microseconds.
+        #[serde(default)]
+        us: Option<u64>,
+    },
+    /// The answer begins; the body is its first piece, if there is one.
+    Stream {
+        id: RequestId,
+        #[serde(default)]
+        http: Option<HttpReply>,
+    },
+    /// A piece of it.
+    Chunk {
+        id: RequestId,
+    },
+    /// It is whole; the body is its last piece, if there is one.
+    End {
+        id: RequestId,
         #[serde(default)]
         us: Option<u64>,
     },
@@ -236,8 +263,16 @@ impl Instance {
     }
 
     /// Sends one invocation; the answer comes through what is returned. Whoever drops that has given the answer up.
-    /// `behind`: another call may be running, so the worker has to claim this one before it begins it.
-    pub async fn call(&self, id: &RequestId, header: &[u8], body: &[u8], behind: bool) -> oneshot::Receiver<Answered> {
+    /// `behind`: another call may be running, so the worker has to claim this one before it begins it. `takes`: how many
+    /// bytes may come in pieces; 0 where the answer has to come whole.
+    pub async fn call(
+        &self,
+        id: &RequestId,
+        header: &[u8],
+        body: &[u8],
+        behind: bool,
+        takes: u64,
+    ) -> oneshot::Receiver<Answered> {
         let (tell, answer) = oneshot::channel();
         self.served.fetch_add(1, Ordering::Relaxed);
         // Calls are noted in the order in which they are sent.
@@ -258,7 +293,7 @@ impl Instance {
             if talk.open.is_empty() {
                 talk.front_since = sent;
             }
-            talk.open.push_back(Open { id: id.clone(), behind, sent, waiter: tell });
+            talk.open.push_back(Open { id: id.clone(), behind, sent, takes, stream: None, waiter: tell });
         }
         let half_sent = HalfSent(Some(self));
         let sent = writer.send(header, body).await;
@@ -268,6 +303,24 @@ impl Instance {
             tracing::debug!(%error, "a worker cannot be written to");
         }
         answer
+    }
+
+    /// Gives the worker back so much of the window of the answer to this call, if it is still open.
+    pub async fn more(&self, id: &RequestId, bytes: usize) {
+        let mut writer = self.writer.lock().await;
+        {
+            let mut talk = lock(&self.talk);
+            let open = talk.open.iter_mut().find(|open| open.id == *id);
+            let Some(inlet) = open.and_then(|open| open.stream.as_mut()) else { return };
+            inlet.widen(bytes);
+        }
+        let header = serde_json::json!({"t": "more", "id": id.as_str(), "bytes": bytes}).to_string();
+        let half_sent = HalfSent(Some(self));
+        let sent = writer.send(header.as_bytes(), &[]).await;
+        half_sent.whole();
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a worker cannot be written to");
+        }
     }
 
     /// It has been leased for a call that goes to it alone, and that is not sent yet.
@@ -308,7 +361,7 @@ impl Instance {
     /// The worker claims calls in the order in which they were sent, so those that are left are the last ones.
     fn take_back(&self, talk: &mut Talk) {
         let Some(claims) = &self.claims else { return };
-        while talk.open.back().is_some_and(|open| open.behind) && claims.take_back() {
+        while talk.open.back().is_some_and(|open| open.behind && open.stream.is_none()) && claims.take_back() {
             if let Some(open) = talk.open.pop_back() {
                 talk.stale.push(open.id);
                 open.waiter.send(WorkerAnswer::Withdrawn.into()).ok();
@@ -331,9 +384,37 @@ impl Instance {
     fn settle(&self, id: &RequestId, answer: WorkerAnswer, own: Option<Duration>) -> Option<()> {
         let mut talk = lock(&self.talk);
         let at = talk.open.iter().position(|open| open.id == *id)?;
+        match (&answer, &talk.open.get(at)?.stream) {
+            (WorkerAnswer::Reply { .. }, Some(_)) | (WorkerAnswer::Ended, None) => return None,
+            _ => {}
+        }
         let front_since = std::mem::replace(&mut talk.front_since, Instant::now());
         talk.open.remove(at)?.answer(answer, own, front_since);
         Some(())
+    }
+
+    /// An answer begins to come in pieces. The call stays open until their end.
+    fn begin_stream(&self, id: &RequestId, http: Option<HttpReply>, first: Bytes) -> Result<(), Breach> {
+        {
+            let mut talk = lock(&self.talk);
+            let open = talk.open.iter_mut().find(|open| open.id == *id && open.takes > 0 && open.stream.is_none());
+            let open = open.ok_or_else(|| Breach::Protocol("an answer in pieces that nobody asked for".into()))?;
+            let (inlet, pieces) = stream::pipe(open.takes);
+            let (tell, end) = oneshot::channel();
+            let waiter = std::mem::replace(&mut open.waiter, tell);
+            open.stream = Some(Box::new(inlet));
+            waiter.send(WorkerAnswer::Stream(Box::new(Begun { http, pieces, end })).into()).ok();
+        }
+        self.piece(id, first)
+    }
+
+    /// A piece of such an answer; one without bytes means nothing.
+    fn piece(&self, id: &RequestId, piece: Bytes) -> Result<(), Breach> {
+        let mut talk = lock(&self.talk);
+        let open = talk.open.iter_mut().find(|open| open.id == *id);
+        let inlet = open.and_then(|open| open.stream.as_mut());
+        let inlet = inlet.ok_or_else(|| Breach::Protocol("a piece of an answer that has not begun".into()))?;
+        if piece.is_empty() { Ok(()) } else { inlet.put(piece) }
     }
 
     fn skipped(&self, id: &RequestId) -> Result<(), Breach> {
@@ -359,6 +440,13 @@ impl Instance {
                     self.dead.store(true, Ordering::Release);
                 }
                 (id, WorkerAnswer::Error { kind: kind.into_owned(), body })
+            }
+            Said::Stream { id, http } => return self.begin_stream(&id, http, body),
+            Said::Chunk { id } => return self.piece(&id, body),
+            Said::End { id, us } => {
+                self.piece(&id, body)?;
+                own = us.map(Duration::from_micros);
+                (id, WorkerAnswer::Ended)
             }
             Said::Skipped { id } => return self.skipped(&id),
             _ => return Err(Breach::Protocol("a frame out of turn".into())),

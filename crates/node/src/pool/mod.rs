@@ -8,6 +8,7 @@ pub mod instance;
 pub mod policy;
 mod served;
 mod start;
+pub mod stream;
 pub mod tap;
 
 use std::collections::{HashMap, VecDeque};
@@ -258,13 +259,19 @@ impl Lease {
         &self.instance
     }
 
-    /// Sends the one call that the lease is for.
-    pub async fn call(&mut self, id: &RequestId, header: &[u8], body: &[u8]) -> oneshot::Receiver<Answered> {
+    /// Sends the one call that the lease is for. `takes`: how many bytes of its answer may come in pieces.
+    pub async fn call(
+        &mut self,
+        id: &RequestId,
+        header: &[u8],
+        body: &[u8],
+        takes: u64,
+    ) -> oneshot::Receiver<Answered> {
         self.call = Some(id.clone());
         if !self.behind {
             self.instance.came();
         }
-        self.instance.call(id, header, body, self.behind).await
+        self.instance.call(id, header, body, self.behind, takes).await
     }
 
     /// Gives it back, with how long the handler took, as far as that is known.

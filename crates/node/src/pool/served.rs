@@ -63,6 +63,7 @@ impl Pool {
             extensions: self.external_extensions(),
             window: Duration::from_millis(limits.init_ms),
             reply_bytes: usize::try_from(limits.reply_bytes).unwrap_or(usize::MAX),
+            stream_bytes: limits.stream_bytes,
             provided,
             host_network,
         };

@@ -1,7 +1,6 @@
-//! What a runtime sends as an answer: bytes with trailers, within a limit; a stream's prelude; an error's type and cause.
+//! What a runtime sends as an answer: bytes with trailers, within a limit; what it says of them; an error's type and cause.
 //!
-//! Pure but for reading the request's body. It collects a stream into one answer; whoever is to pass streams on needs another
-//! `collect` and the same `Ending`, `prelude` and names.
+//! Pure but for reading the request's body, whole. `stream` passes on what is to go on as it comes.
 
 use base64_lite::decode;
 use bytes::{Bytes, BytesMut};
@@ -11,22 +10,18 @@ use hyper::body::Incoming;
 use offshoot_model::HttpReply;
 use serde_json::{Map, Value};
 
+use crate::prelude;
+
 /// A stream or a buffer: the only value that this header may have.
 pub const MODE: &str = "lambda-runtime-function-response-mode";
 /// An error's type, as a header and as a trailer.
 pub const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
 /// An error in the middle of a stream, as a trailer: base64 of its JSON.
 pub const ERROR_BODY: &str = "lambda-runtime-function-error-body";
-/// A stream that begins with an HTTP status and headers.
-pub const HTTP_INTEGRATION: &str = "application/vnd.awslambda.http-integration-response";
 /// An error whose body holds its cause for tracing.
 const ERROR_WITH_CAUSE: &str = "application/vnd.aws.lambda.error.cause+json";
 /// What is read and thrown away of a body that is too large, so that its sender hears why, in bytes.
 const DRAIN: usize = 64 << 20;
-/// The end of a prelude.
-const PRELUDE_END: [u8; 8] = [0; 8];
-/// The longest prelude, in bytes.
-const MAX_PRELUDE: usize = 64 << 10;
 
 /// How a body ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,7 +68,7 @@ pub async fn collect(mut body: Incoming, limit: usize) -> Ending {
 }
 
 /// The error that the trailers of a stream tell of.
-fn trailing_error(trailers: &HeaderMap) -> Option<Bytes> {
+pub fn trailing_error(trailers: &HeaderMap) -> Option<Bytes> {
     let text = |name: &str| trailers.get(name).map(|v| v.as_bytes()).filter(|v| !v.is_empty());
     let (kind, body) = (text(ERROR_TYPE), text(ERROR_BODY));
     if kind.is_none() && body.is_none() {
@@ -88,30 +83,25 @@ fn trailing_error(trailers: &HeaderMap) -> Option<Bytes> {
     )
 }
 
-/// Splits what a stream with a prelude says of status and headers from its bytes. `None`: it is no such stream.
-pub fn prelude(headers: &HeaderMap, body: &Bytes) -> Option<(HttpReply, Bytes)> {
+/// What a runtime says of an answer besides its bytes: their type.
+pub fn head(headers: &HeaderMap) -> Option<HttpReply> {
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    if kind.split(';').next()?.trim() != HTTP_INTEGRATION {
-        return None;
-    }
-    let end = body.windows(PRELUDE_END.len()).take(MAX_PRELUDE).position(|w| w == PRELUDE_END)?;
-    let said: Map<String, Value> = serde_json::from_slice(&body[..end]).ok()?;
-    let status = said.get("statusCode").and_then(Value::as_u64).and_then(|s| u16::try_from(s).ok()).unwrap_or(200);
-    let mut headers = Vec::new();
-    for (name, value) in said.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        headers.push((name.clone(), plain(value)));
-    }
-    for (name, values) in said.get("multiValueHeaders").and_then(Value::as_object).into_iter().flatten() {
-        headers.extend(values.as_array().into_iter().flatten().map(|v| (name.clone(), plain(v))));
-    }
-    for cookie in said.get("cookies").and_then(Value::as_array).into_iter().flatten() {
-        headers.push(("set-cookie".to_owned(), plain(cookie)));
-    }
-    Some((HttpReply { status, headers }, body.slice(end + PRELUDE_END.len()..)))
+    Some(HttpReply { status: 0, headers: vec![("content-type".to_owned(), kind.to_owned())] })
 }
 
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// Whether an answer begins with a prelude, which its caller has to be told of.
+pub fn has_prelude(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(prelude::announced)
+}
+
+/// Whether an answer is one that is to go on as it comes: its sender says so, or does not know its length and does not call it
+/// JSON. (AWS's client for Go says nothing of streams, and sends everything without a length.)
+pub fn is_stream(headers: &HeaderMap, length: Option<u64>) -> bool {
+    if headers.get(MODE).is_some_and(|mode| mode.as_bytes() == b"streaming") {
+        return true;
+    }
+    length.is_none()
+        && headers.get(header::CONTENT_TYPE).is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json"))
 }
 
 /// What the caller gets of a posted error: the body as it came; without its cause, where it was sent with one; and an error
@@ -222,18 +212,17 @@ mod tests {
     }
 
     #[test]
-    fn a_prelude_is_split_off() {
-        let kind = headers(&[("content-type", HTTP_INTEGRATION)]);
-        let body = Bytes::from_static(
-            b"{\"statusCode\":201,\"headers\":{\"a\":\"b\",\"n\":1},\"cookies\":[\"c=1\"]}\0\0\0\0\0\0\0\0the\0body",
+    fn streams_are_told_from_whole_answers() {
+        let json = ("content-type", "application/json");
+        assert!(is_stream(&headers(&[(MODE, "streaming"), json]), Some(3)));
+        assert!(is_stream(&headers(&[("content-type", "application/octet-stream")]), None));
+        assert!(is_stream(&HeaderMap::new(), None));
+        assert!(!is_stream(&headers(&[json, (MODE, "")]), None));
+        assert!(!is_stream(&HeaderMap::new(), Some(3)));
+        assert!(
+            has_prelude(&headers(&[("content-type", prelude::HTTP_INTEGRATION)])) && !has_prelude(&headers(&[json]))
         );
-        let (reply, rest) = prelude(&kind, &body).unwrap();
-        let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
-        assert_eq!((reply.status, rest), (201, Bytes::from_static(b"the\0body")));
-        assert_eq!(reply.headers, [pair("a", "b"), pair("n", "1"), pair("set-cookie", "c=1")]);
-        assert_eq!(prelude(&HeaderMap::new(), &body), None);
-        assert_eq!(prelude(&kind, &Bytes::from_static(b"{\"statusCode\":201}")), None);
-        assert_eq!(prelude(&kind, &Bytes::from_static(b"nonsense\0\0\0\0\0\0\0\0x")), None);
+        assert_eq!(head(&headers(&[json])).unwrap().headers[0].1, "application/json");
     }
 
     #[test]

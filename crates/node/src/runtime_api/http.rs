@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use super::body::{self, Ending};
 use super::extensions;
 use super::state::{Event, Misuse};
-use super::{Environment, Told};
+use super::{Environment, Told, stream};
 
 /// Room for the head of a request, in bytes: clients send causes of errors of up to 1 MiB in one header.
 const MAX_HEAD: usize = (1 << 20) + (64 << 10);
@@ -152,16 +152,17 @@ async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: 
         open.fail("handler", Bytes::from(body::error(kind, "Invalid function response mode"))).await;
         return error(StatusCode::BAD_REQUEST, "InvalidFunctionResponseMode", "Invalid function response mode");
     }
+    if !failed && open.streams() && body::is_stream(&parts.headers, incoming.size_hint().exact()) {
+        return stream::pass_on(open, &parts.headers, incoming, environment.bounds().stream_bytes).await;
+    }
     match body::collect(incoming, limit).await {
         Ending::Whole(bytes) if failed => {
             open.fail("handler", body::posted_error(&parts.headers, bytes)).await;
             accepted()
         }
         Ending::Whole(bytes) => {
-            match body::prelude(&parts.headers, &bytes) {
-                Some((http, rest)) => open.reply(Some(&http), rest).await,
-                None => open.reply(None, bytes).await,
-            }
+            let http = body::head(&parts.headers).filter(|_| body::has_prelude(&parts.headers));
+            open.reply(http.as_ref(), bytes).await;
             accepted()
         }
         Ending::Failed(bytes) => {
@@ -175,9 +176,13 @@ async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: 
         }
         Ending::Truncated => {
             open.truncated().await;
-            error(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "HTTP request detected as truncated")
+            truncated()
         }
     }
+}
+
+pub(super) fn truncated() -> Reply {
+    error(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "HTTP request detected as truncated")
 }
 
 fn mode_is_known(headers: &HeaderMap) -> bool {

@@ -56,6 +56,8 @@ pub struct Setup {
     pub window: Duration,
     /// The largest answer, in bytes.
     pub reply_bytes: usize,
+    /// The largest streamed answer, in bytes.
+    pub stream_bytes: u64,
     /// Whether `AWS_EXECUTION_ENV` is left out, as for AWS's own custom runtimes.
     pub provided: bool,
     /// Whether the box shares the machine's network, so that others reach the listener too.
@@ -320,6 +322,10 @@ impl Life {
                 frame = reader.next() => {
                     let frame = frame?;
                     let kind: Kind<'_> = serde_json::from_slice(&frame.header)?;
+                    if kind.t == "more" {
+                        self.environment.more(frame.header);
+                        continue;
+                    }
                     if kind.t != "invoke" {
                         return Err(format!("a frame '{}' for an environment", kind.t).into());
                     }

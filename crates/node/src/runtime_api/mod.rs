@@ -11,6 +11,7 @@ mod life;
 mod peer;
 mod relay;
 mod state;
+mod stream;
 mod subscription;
 mod telemetry;
 
@@ -27,13 +28,15 @@ use offshoot_sandbox::channel::Writer;
 use offshoot_sandbox::process::{End, Exit, Process};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use life::{Setup, serve};
 pub use state::MAX_EXTENSIONS;
 use state::{Action, Event, Misuse, State};
 use telemetry::Telemetry;
 
+/// How long a program may take to end once its connection has broken off.
+const END_WAIT: Duration = Duration::from_millis(100);
 /// The largest error at initialisation, in bytes.
 const ERROR_BYTES: usize = 1 << 20;
 
@@ -42,6 +45,8 @@ const ERROR_BYTES: usize = 1 << 20;
 pub struct Bounds {
     /// An answer, in bytes.
     pub reply_bytes: usize,
+    /// A streamed answer, in bytes.
+    pub stream_bytes: u64,
     /// An error at initialisation, in bytes.
     pub error_bytes: usize,
 }
@@ -97,6 +102,9 @@ struct Invoke {
     trace: Option<String>,
     #[serde(default)]
     tenant: Option<String>,
+    /// The caller takes the answer in pieces; so much may be on its way at first, in bytes.
+    #[serde(default)]
+    stream: Option<usize>,
 }
 
 /// A call that is not answered yet.
@@ -113,6 +121,10 @@ struct Call {
     attempt: String,
     /// When it came.
     arrived: Instant,
+    /// The caller takes the answer in pieces.
+    streams: bool,
+    /// What pieces of the answer may still cost before some are taken.
+    window: Semaphore,
     /// The frame's header as the pool sent it.
     frame: Bytes,
     payload: Bytes,
@@ -136,6 +148,8 @@ impl Call {
             tenant: invoke.tenant,
             attempt: random_id(),
             arrived: Instant::now(),
+            streams: invoke.stream.is_some(),
+            window: Semaphore::new(invoke.stream.unwrap_or(0)),
             frame,
             payload,
         }
@@ -228,6 +242,8 @@ struct Environment {
     snap_start: bool,
     token: String,
     telemetry: Telemetry,
+    /// Where frames go that are for a worker of ours, while there is one.
+    worker: Mutex<Option<mpsc::UnboundedSender<Bytes>>>,
     began: Instant,
 }
 
@@ -272,11 +288,16 @@ impl Environment {
             news,
             writer: tokio::sync::Mutex::new(writer),
             process,
-            bounds: Bounds { reply_bytes: setup.reply_bytes, error_bytes: ERROR_BYTES.min(setup.reply_bytes) },
+            bounds: Bounds {
+                reply_bytes: setup.reply_bytes,
+                stream_bytes: setup.stream_bytes,
+                error_bytes: ERROR_BYTES.min(setup.reply_bytes),
+            },
             about,
             snap_start,
             token: random_id(),
             telemetry: Telemetry::new(!setup.extensions.is_empty()),
+            worker: Mutex::default(),
             began: Instant::now(),
         }
     }
@@ -534,21 +555,30 @@ impl Answering {
         if let Some(http) = http {
             frame["http"] = serde_json::json!(http);
         }
-        finish(&environment, &self.id, &frame, &body).await;
+        finish(&environment, &self.id, &frame, &body, body.len()).await;
     }
 
     async fn fail(mut self, kind: &str, body: Bytes) {
         let Some(environment) = self.environment.take() else { return };
-        finish(&environment, &self.id, &error_frame(&self.id, kind, false), &body).await;
+        finish(&environment, &self.id, &error_frame(&self.id, kind, false), &body, body.len()).await;
     }
 
     /// As our own worker said it: the frame goes on to the pool as it is.
     async fn pass_on(mut self, header: &Value, body: &[u8]) {
         let Some(environment) = self.environment.take() else { return };
-        finish(&environment, &self.id, header, body).await;
+        finish(&environment, &self.id, header, body, body.len()).await;
     }
 
+    /// The connection broke off in the middle. Where that is because its program has ended, how it ended says more, and others
+    /// say it.
     async fn truncated(self) {
+        if let Some(environment) = &self.environment {
+            let mut ended = environment.process.ended();
+            let end = tokio::time::timeout(END_WAIT, ended.wait_for(Option::is_some)).await;
+            if end.is_ok() {
+                return;
+            }
+        }
         let body = truncated_error(&self.id);
         self.fail("handler", body).await;
     }
@@ -561,10 +591,10 @@ fn truncated_error(id: &str) -> Bytes {
 
 /// The answer goes to the pool before the runtime hears that it was taken. A call that was answered meanwhile by somebody
 /// else (its environment failed) is not answered twice.
-async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8]) {
+async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8], bytes: usize) {
     let call = environment.lock().calls.remove(id);
     if let Some(call) = call {
-        environment.tell_of_answer(&call, frame["t"] == "error", body.len());
+        environment.tell_of_answer(&call, frame["t"] == "error", bytes);
         environment.send(frame, body).await;
     }
     environment.on(Event::Sent(id.to_owned())).ok();
@@ -572,11 +602,13 @@ async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8])
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(environment) = self.environment.take() {
+        if let Some(environment) = self.environment.take()
+            && !environment.process.is_over()
+        {
             let id = std::mem::take(&mut self.id);
             tokio::spawn(async move {
                 let body = truncated_error(&id);
-                finish(&environment, &id, &error_frame(&id, "handler", false), &body).await;
+                finish(&environment, &id, &error_frame(&id, "handler", false), &body, body.len()).await;
             });
         }
     }

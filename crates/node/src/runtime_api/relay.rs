@@ -4,6 +4,7 @@
 //! A wrapper may run something else than the worker that it was given. Then nobody ever says `ready` here, and what runs
 //! speaks HTTP. It never looks into a payload.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use offshoot_sandbox::channel::{Reader, Writer};
 use offshoot_sandbox::{Channel, ChannelError};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::life::Abort;
 use super::state::Event;
-use super::{Environment, Told};
+use super::{Answering, Environment, Told};
 
 /// The frames of a worker, as far as they matter here.
 #[derive(Deserialize)]
@@ -79,33 +80,55 @@ async fn run(environment: &Arc<Environment>, channel: Channel, load: &[u8]) -> R
         _ => return Ok(End::Nonsense),
     }
     let places = Arc::new(Semaphore::new(usize::try_from(calls).unwrap_or(1).max(1)));
+    let mut frames = environment.frames_for_worker();
+    let writer = Mutex::new(writer);
     tokio::select! {
-        done = give(environment, &mut writer, &places) => done,
+        done = give(environment, &writer, &places) => done,
         done = take(environment, &mut reader, &places) => done,
+        done = pass(&writer, &mut frames) => done,
     }
 }
 
+/// Passes on what the pool says to the worker besides calls.
+async fn pass(writer: &Mutex<Writer>, frames: &mut mpsc::UnboundedReceiver<Bytes>) -> Result<End, ChannelError> {
+    while let Some(header) = frames.recv().await {
+        writer.lock().await.send(&header, &[]).await?;
+    }
+    Ok(End::Silent)
+}
+
 /// Asks for calls on the worker's behalf, as many as it may have.
-async fn give(environment: &Environment, writer: &mut Writer, places: &Semaphore) -> Result<End, ChannelError> {
+async fn give(environment: &Environment, writer: &Mutex<Writer>, places: &Semaphore) -> Result<End, ChannelError> {
     loop {
         let Ok(place) = places.acquire().await else { return Ok(End::Silent) };
         place.forget();
         // Somebody else of this box has spoken over HTTP in between, and the state does not let both go on.
         let Ok(Told::Call(call)) = environment.wait(Event::Next).await else { return Ok(End::Nonsense) };
-        writer.send(&call.frame, &call.payload).await?;
+        writer.lock().await.send(&call.frame, &call.payload).await?;
     }
 }
 
-/// Takes the worker's answers.
+/// Takes the worker's answers, whole ones and those that come in pieces.
 async fn take(environment: &Arc<Environment>, reader: &mut Reader, places: &Semaphore) -> Result<End, ChannelError> {
+    // As many as there are calls.
+    let mut begun: HashMap<String, Answering> = HashMap::new();
     loop {
         let frame = reader.next().await?;
         let Ok(said) = serde_json::from_slice::<Said>(&frame.header) else { return Ok(End::Nonsense) };
         let Ok(header) = serde_json::from_slice::<Value>(&frame.header) else { return Ok(End::Nonsense) };
-        if !matches!(said.t.as_str(), "reply" | "error") || environment.on(Event::Respond(said.id.clone())).is_err() {
-            return Ok(End::Nonsense);
+        let open = match (said.t.as_str(), begun.remove(&said.id)) {
+            ("chunk" | "end" | "error", Some(open)) => open,
+            ("reply" | "error" | "stream", None) if environment.on(Event::Respond(said.id.clone())).is_ok() => {
+                environment.answering(&said.id)
+            }
+            _ => return Ok(End::Nonsense),
+        };
+        if matches!(said.t.as_str(), "stream" | "chunk") {
+            open.pass_on_part(&header, &frame.body).await;
+            begun.insert(said.id, open);
+        } else {
+            open.pass_on(&header, &frame.body).await;
+            places.add_permits(1);
         }
-        environment.answering(&said.id).pass_on(&header, &frame.body).await;
-        places.add_permits(1);
     }
 }
