@@ -8,28 +8,38 @@ use crate::error::Refusal;
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Which header carried the token; that header is not passed on to a function.
-pub(crate) type Credential = Option<HeaderName>;
+/// Which headers carried the token; they are not passed on to a function.
+pub(crate) type Credential = Vec<HeaderName>;
+
+/// Where a request of AWS's SDKs carries the token of a session.
+pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-amz-security-token");
 
 /// Lets the request pass when it carries the token, or when there is none.
 pub(crate) fn check(token: Option<&str>, headers: &HeaderMap) -> Result<Credential, Refusal> {
-    let Some(token) = token else { return Ok(None) };
-    if headers.get(API_KEY).is_some_and(|key| same(key.as_bytes(), token.as_bytes())) {
-        return Ok(Some(API_KEY));
-    }
+    let Some(token) = token else { return Ok(Vec::new()) };
+    let key = headers.get_all(API_KEY).iter().any(|key| same(key.as_bytes(), token.as_bytes()));
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(rest.trim_ascii_start())
     });
-    if bearer.is_some_and(|given| same(given, token.as_bytes())) {
-        return Ok(Some(header::AUTHORIZATION));
-    }
+    let bearer = bearer.is_some_and(|given| same(given, token.as_bytes()));
     // SDKs of AWS sign their requests; the name of the key that they sign with is the token.
-    if access_key(headers).is_some_and(|key| same(key.as_bytes(), token.as_bytes())) {
-        return Ok(Some(header::AUTHORIZATION));
+    if key || bearer || access_key(headers).is_some_and(|key| same(key.as_bytes(), token.as_bytes())) {
+        return Ok(shown(token, headers));
     }
     let message = "this server wants its token: send Authorization: Bearer <token> or X-API-Key: <token> (AWS clients: as the access key id)";
     Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message))
+}
+
+/// Every header in which credentials travel and that holds the token: a proxy may have added a second one.
+fn shown(token: &str, headers: &HeaderMap) -> Credential {
+    let holds =
+        |name: &HeaderName| headers.get_all(name).iter().any(|value| contains(value.as_bytes(), token.as_bytes()));
+    [API_KEY, header::AUTHORIZATION, SESSION, header::PROXY_AUTHORIZATION].into_iter().filter(holds).collect()
+}
+
+fn contains(text: &[u8], token: &[u8]) -> bool {
+    !token.is_empty() && text.windows(token.len()).any(|piece| piece == token)
 }
 
 /// The access key that a request says it was signed with (AWS Signature Version 4). That the signature is right is not
@@ -71,12 +81,26 @@ mod tests {
     }
 
     #[test]
+    fn no_header_with_the_token_is_passed_on() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-api-key", "secret"),
+            ("authorization", "Bearer secret"),
+            ("x-amz-security-token", "secret"),
+            ("x-other", "other"),
+        ] {
+            headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        assert_eq!(check(Some("secret"), &headers).unwrap(), [API_KEY, header::AUTHORIZATION, SESSION]);
+    }
+
+    #[test]
     fn only_the_token_passes() {
-        assert_eq!(pass("authorization", "Bearer secret"), Some(Some(header::AUTHORIZATION)));
-        assert_eq!(pass("authorization", "bearer  secret"), Some(Some(header::AUTHORIZATION)));
-        assert_eq!(pass("x-api-key", "secret"), Some(Some(API_KEY)));
+        assert_eq!(pass("authorization", "Bearer secret"), Some(vec![header::AUTHORIZATION]));
+        assert_eq!(pass("authorization", "bearer  secret"), Some(vec![header::AUTHORIZATION]));
+        assert_eq!(pass("x-api-key", "secret"), Some(vec![API_KEY]));
         let signed = "AWS4-HMAC-SHA256 Credential=secret/20260101/us-east-1/lambda/aws4_request, SignedHeaders=host, Signature=x";
-        assert_eq!(pass("authorization", signed), Some(Some(header::AUTHORIZATION)));
+        assert_eq!(pass("authorization", signed), Some(vec![header::AUTHORIZATION]));
         for (name, value) in [
             ("authorization", "secret"),
             ("authorization", "Bearer secre"),
@@ -90,6 +114,6 @@ mod tests {
         ] {
             assert_eq!(pass(name, value), None, "{name}: {value}");
         }
-        assert!(check(None, &HeaderMap::new()).is_ok_and(|c| c.is_none()));
+        assert!(check(None, &HeaderMap::new()).is_ok_and(|c| c.is_empty()));
     }
 }

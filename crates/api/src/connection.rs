@@ -202,7 +202,7 @@ async fn admit<B: Backend>(connection: &Connection<B>, request: Request<Incoming
     if body.is_end_stream() {
         connection.watch.rearm();
     }
-    let (credential, signer, kept, peer) = (None, None, None, connection.peer);
+    let (credential, signer, kept, peer) = (Vec::new(), None, None, connection.peer);
     let call = Call { state, parts, credential, peer, signer, body: Some(body), kept, watch: &connection.watch };
     route(call).await
 }

@@ -40,22 +40,29 @@ pub(crate) fn address(id: &str, region: &str, host: &str) -> String {
     format!("http://{id}{LABEL}{region}.{name}{port}/")
 }
 
-/// The host below which a URL's host lies: `example.org` for `<id>.lambda-url.<region>.example.org`.
+/// The host below which a URL's host lies: `example.org` for `<id>.lambda-url.<region>.example.org`, in whatever case.
 pub(crate) fn host_below(name: &str) -> Option<&str> {
-    let (id, rest) = name.split_once(LABEL)?;
-    let (_region, below) = rest.split_once('.')?;
-    (!id.is_empty() && !id.contains('.')).then_some(below)
+    let at = name.find('.')?;
+    let (id, rest) = name.split_at(at);
+    let region = rest.get(LABEL.len()..).filter(|_| rest[..LABEL.len()].eq_ignore_ascii_case(LABEL))?;
+    let (_region, below) = region.split_once('.')?;
+    (!id.is_empty()).then_some(below)
 }
 
 /// The id of the URL that a request speaks to.
 pub(crate) fn id_of(parts: &Parts) -> Option<String> {
-    let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
-    let name = host.split(':').next().unwrap_or("");
-    if host_below(name).is_some() {
-        return name.split_once(LABEL).map(|(id, _)| id.to_ascii_lowercase());
+    if let Some(id) = id_in_host(parts) {
+        return Some(id);
     }
     let rest = parts.uri.path().strip_prefix(PREFIX)?;
     Some(rest.split('/').next().unwrap_or("").to_ascii_lowercase())
+}
+
+fn id_in_host(parts: &Parts) -> Option<String> {
+    let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
+    let name = host.split(':').next().unwrap_or("");
+    host_below(name)?;
+    name.split_once('.').map(|(id, _)| id.to_ascii_lowercase())
 }
 
 /// Answers a request to a URL.
@@ -126,7 +133,7 @@ async fn answer<B: Backend>(mut call: Call<'_, B>, view: &UrlView) -> Result<Rep
         return Ok(denied(Value::from(FORBIDDEN)));
     }
     // The server's own token, if the caller sent it, is not for the function to see.
-    call.credential = auth::check(call.state.token(), &call.parts.headers).unwrap_or(None);
+    call.credential = auth::check(call.state.token(), &call.parts.headers).unwrap_or_default();
     let version = call.backend().catalog().resolve(&view.name, view.qualifier.as_deref(), 0.0);
     let Ok(version) = version else { return Ok(denied(Value::Null)) };
     let convention = version.config.convention;
@@ -163,6 +170,9 @@ async fn answer<B: Backend>(mut call: Call<'_, B>, view: &UrlView) -> Result<Rep
 /// The path below the URL, as it came: nothing in it is decoded.
 fn path_of(parts: &Parts) -> &str {
     let path = parts.uri.path();
+    if id_in_host(parts).is_some() {
+        return path;
+    }
     let below = path.strip_prefix(PREFIX).map(|rest| rest.find('/').map_or("/", |at| &rest[at..]));
     below.unwrap_or(path)
 }
@@ -182,7 +192,7 @@ fn event<B: Backend>(call: &Call<'_, B>, view: &UrlView, id: &RequestId, path: &
     }
     let cookies: Vec<String> = headers
         .remove("cookie")
-        .map(|all| all.split([';', ',']).map(|c| c.trim().to_owned()).filter(|c| !c.is_empty()).collect())
+        .map(|all| all.split(';').map(|c| c.trim().to_owned()).filter(|c| !c.is_empty()).collect())
         .unwrap_or_default();
     headers.insert("x-amzn-trace-id".to_owned(), lambda::trace(&parts.headers, id));
     headers.insert("x-forwarded-for".to_owned(), source.clone());
@@ -260,7 +270,8 @@ fn joined(headers: &[(String, String)]) -> BTreeMap<String, String> {
     for (name, value) in headers {
         all.entry(name.to_ascii_lowercase())
             .and_modify(|known| {
-                known.push(',');
+                // RFC 9110 §5.3; cookies are separated by semicolons (RFC 6265 §5.4).
+                known.push_str(if name.eq_ignore_ascii_case("cookie") { "; " } else { "," });
                 known.push_str(value);
             })
             .or_insert_with(|| value.clone());
@@ -372,9 +383,6 @@ fn set_cors(headers: &mut HeaderMap, cors: &Cors, origin: &str, preflight: bool)
     let credentials = cors.allow_credentials == Some(true);
     let star = any && !credentials;
     put(header::ACCESS_CONTROL_ALLOW_ORIGIN, if star { "*".to_owned() } else { origin.to_owned() });
-    if !star {
-        put(header::VARY, "Origin".to_owned());
-    }
     if credentials {
         put(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true".to_owned());
     }
@@ -388,11 +396,40 @@ fn set_cors(headers: &mut HeaderMap, cors: &Cors, origin: &str, preflight: bool)
             put(header::ACCESS_CONTROL_MAX_AGE, age.to_string());
         }
     }
+    // Beside what the function says that its answer depends on.
+    if !star {
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_a_host_in_any_case_and_then_the_path_is_the_functions() {
+        for (host, path, id, rest) in [
+            ("ab.lambda-url.us-east-1.localhost:9000", "/lambda-url/foo/bar", Some("ab"), "/lambda-url/foo/bar"),
+            ("AB.Lambda-URL.us-east-1.localhost", "/x", Some("ab"), "/x"),
+            ("localhost:9000", "/lambda-url/AB/bar", Some("ab"), "/bar"),
+            ("a.b.lambda-url.us-east-1.localhost", "/x", None, "/x"),
+            (".lambda-url.us-east-1.localhost", "/x", None, "/x"),
+            ("a.lambda", "/x", None, "/x"),
+        ] {
+            let parts = parts(host, path);
+            assert_eq!((id_of(&parts).as_deref(), path_of(&parts)), (id, rest), "{host} {path}");
+        }
+    }
+
+    #[test]
+    fn cors_adds_to_what_an_answer_depends_on() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        let cors = Cors { allow_origins: vec!["https://a.example".into()], ..Cors::default() };
+        set_cors(&mut headers, &cors, "https://a.example", false);
+        let all: Vec<_> = headers.get_all(header::VARY).iter().collect();
+        assert_eq!(all, ["Accept-Encoding", "Origin"]);
+    }
 
     fn parts(host: &str, path: &str) -> Parts {
         http::Request::builder().uri(path).header("host", host).body(()).unwrap().into_parts().0

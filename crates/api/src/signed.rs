@@ -31,7 +31,7 @@ pub(crate) async fn admit<B: Backend>(call: &mut Call<'_, B>) -> Result<Credenti
         if let Some(signed) = sigv4::read(&head)? {
             Box::pin(verify(call, &signed)).await?;
             call.signer = Some(signed.key_id);
-            return Ok(Some(header::AUTHORIZATION));
+            return Ok(vec![header::AUTHORIZATION, auth::SESSION]);
         }
     }
     auth::check(options.token.as_deref(), &call.parts.headers)

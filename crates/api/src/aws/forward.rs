@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::fault;
 use crate::connection::Call;
 use crate::error::Refusal;
+use crate::invoke::nominated;
 use crate::reply::{Reply, belongs_to_connection};
 use crate::{Backend, body::ReplyBody, signed};
 
@@ -58,8 +59,13 @@ fn request<B: Backend>(call: &Call<'_, B>, body: Bytes) -> Result<Request<Full<B
     let parts = &call.parts;
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut request = Request::builder().method(parts.method.clone()).uri(target);
+    let nominated = nominated(&parts.headers);
     for (name, value) in &parts.headers {
+        if nominated.iter().any(|own| own.eq_ignore_ascii_case(name.as_str())) {
+            continue;
+        }
         let token = *name == crate::auth::API_KEY
+            || (call.credential.contains(name) && *name != header::AUTHORIZATION)
             || (*name == header::AUTHORIZATION && !value.as_bytes().starts_with(b"AWS4-HMAC-SHA256"));
         if !belongs_to_connection(name) && *name != header::CONTENT_LENGTH && *name != header::EXPECT && !token {
             request = match own_key(call, name, value) {
@@ -86,7 +92,10 @@ async fn exchange(to: &Fallback, request: Request<Full<Bytes>>) -> Result<Reply,
     tokio::spawn(connection);
     let (mut head, body) = sender.send_request(request).await.map_err(|e| e.to_string())?.into_parts();
     let bytes = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
-    let own: Vec<_> = head.headers.keys().filter(|name| belongs_to_connection(name)).cloned().collect();
+    let nominated: Vec<String> = nominated(&head.headers).into_iter().map(str::to_ascii_lowercase).collect();
+    let of_connection =
+        |name: &HeaderName| belongs_to_connection(name) || nominated.iter().any(|own| own == name.as_str());
+    let own: Vec<_> = head.headers.keys().filter(|name| of_connection(name)).cloned().collect();
     own.iter().for_each(|name| drop(head.headers.remove(name)));
     // An answer to HEAD says how long a body is that it does not have.
     if !bytes.is_empty() {
