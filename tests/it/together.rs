@@ -1,7 +1,7 @@
 //! Quick calls that are sent one behind the other (docs/design/002-channel.md, "Claims"): none waits behind a long one,
 //! none is begun twice, and whoever goes away takes nobody along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -84,7 +84,24 @@ fn callers_that_go_away_take_nobody_along(lang: Lang) {
     server.is_well();
 }
 
+/// Libraries close what they do not know and patch modules of the language: that costs speed, and no instance.
+fn meddling_costs_no_instances(lang: Lang) {
+    let server = SERVER.get();
+    let name = server.deploy_case(lang, "meddles", &[("memory", "1769")]);
+    let born: BTreeSet<_> = parallel(CALLERS, |_| {
+        let mut connection = server.connect();
+        (0..QUICK).map(|_| call(&mut connection, &name, "").0).collect::<Vec<_>>()
+    })
+    .into_iter()
+    .flatten()
+    .collect();
+    assert!(born.len() <= 3 * CALLERS, "{} instances for {CALLERS} callers", born.len());
+    server.delete(&name);
+    server.is_well();
+}
+
 per_language! {
+    meddling_costs_no_instances
     quick_calls_stay_quick_beside_long_ones
     callers_that_go_away_take_nobody_along
 }

@@ -16,6 +16,8 @@ if (require.main !== module) {
 }
 
 const fs = require('fs');
+// As they are now: what a function replaces in `fs` is its own affair.
+const { readSync, writeSync, writevSync } = fs;
 const net = require('net');
 const path = require('path');
 const url = require('url');
@@ -71,7 +73,7 @@ function readFrame() {
 function readExactly(length) {
   const buffer = Buffer.allocUnsafeSlow(length);
   for (let have = 0; have < length; ) {
-    const got = patiently(() => fs.readSync(CHANNEL, buffer, have, length - have, null));
+    const got = patiently(() => readSync(CHANNEL, buffer, have, length - have, null));
     if (got === 0) leave(0);
     have += got;
   }
@@ -180,7 +182,7 @@ let put = function putChannel(start, length, body) {
   let sent = 0;
   if (channel === null || channel.writableLength === 0) {
     try {
-      sent = body === null ? fs.writeSync(CHANNEL, start, 0, length) : fs.writevSync(CHANNEL, [start, body]);
+      sent = body === null ? writeSync(CHANNEL, start, 0, length) : writevSync(CHANNEL, [start, body]);
     } catch (error) {
       if (error.code !== 'EAGAIN') leave(0);
     }
@@ -196,7 +198,7 @@ let put = function putChannel(start, length, body) {
 function putRest(start, body, sent) {
   const rest = (body === null ? start : Buffer.concat([start, body])).subarray(sent);
   for (let done = 0; done < rest.length; ) {
-    done += patiently(() => fs.writeSync(CHANNEL, rest, done, rest.length - done));
+    done += patiently(() => writeSync(CHANNEL, rest, done, rest.length - done));
   }
 }
 
@@ -474,7 +476,7 @@ function begin(header, source, from, to) {
 const token = Buffer.alloc(1);
 function claim() {
   try {
-    return fs.readSync(CLAIMS, token, 0, 1, null) === 1;
+    return readSync(CLAIMS, token, 0, 1, null) === 1;
   } catch {
     return false;
   }
@@ -1066,7 +1068,7 @@ function watchFailures() {
 // Straight to the descriptor: process.stderr must not be created in a template, nor belong to this file in a worker.
 function log(text) {
   try {
-    fs.writeSync(2, text + '\n');
+    writeSync(2, text + '\n');
   } catch {
     // A log that cannot be written has nowhere to be reported.
   }

@@ -25,6 +25,11 @@ import time
 from contextvars import ContextVar
 from json.encoder import encode_basestring_ascii as quoted
 
+# As they are now: what a function replaces in `os` (eventlet and gevent do) is its own affair.
+from os import _exit, readv, writev
+from os import read as read_fd
+from os import write as write_fd
+
 MISSING_LIBRARY = 78  # EX_CONFIG: tells the server to boot workers instead of cloning them
 VERSION = "%d.%d.%d" % sys.version_info[:3]
 
@@ -123,11 +128,11 @@ def read_exactly(length):
 
 def receive(into):
     try:
-        got = os.readv(CHANNEL, [into])
+        got = readv(CHANNEL, [into])
     except OSError:
         got = 0
     if got == 0:
-        os._exit(0)  # the server is gone, and nobody is left to tell
+        _exit(0)  # the server is gone, and nobody is left to tell
     return got
 
 
@@ -153,24 +158,24 @@ def send(head, body=b""):
 
 def write(parts):
     try:
-        left = sum(map(len, parts)) - os.writev(CHANNEL, parts)
+        left = sum(map(len, parts)) - writev(CHANNEL, parts)
         if left > 0:
             rest = memoryview(b"".join(parts))[-left:]
             while rest:
-                rest = rest[os.write(CHANNEL, rest) :]
+                rest = rest[write_fd(CHANNEL, rest) :]
     except OSError:
-        os._exit(0)
+        _exit(0)
 
 
 def violation(what):
     log("the server sent %s on the channel" % what)
-    os._exit(1)
+    _exit(1)
 
 
 def leave(code):
     """Ends the process without running exit handlers; a clone's would wait for threads that only its template has."""
     flush()
-    os._exit(code)
+    _exit(code)
 
 
 # --------------------------------------------------------------------------------------------------------------- load
@@ -355,7 +360,7 @@ def fork_clones():
     while True:
         asked = jail.ofs_wait(CHANNEL)
         if asked <= 0:
-            os._exit(0 if asked == 0 else 1)
+            _exit(0 if asked == 0 else 1)
         if jail.ofs_before_fork() < 0:
             continue  # the library has answered that it failed
         try:
@@ -394,7 +399,7 @@ def claim():
     """Whether an invocation that was sent behind another is still this worker's: the server takes back what waits too
     long."""
     try:
-        return len(os.read(CLAIMS, 1)) == 1
+        return len(read_fd(CLAIMS, 1)) == 1
     except OSError:
         return False
 
@@ -1001,7 +1006,7 @@ def flush():
 def log(text):
     flush()  # what the function wrote before comes before
     try:
-        os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+        write_fd(2, (text + "\n").encode("utf-8", "backslashreplace"))
     except OSError:
         pass  # a log that cannot be written has nowhere to be reported
 
@@ -1135,7 +1140,7 @@ def template(library_path):
         state.jail = open_library(library_path)
     except Exception as error:
         log("the worker cannot use %s: %s" % (library_path, error))
-        os._exit(MISSING_LIBRARY)
+        _exit(MISSING_LIBRARY)
     for name in PRELOAD.split():
         try:
             importlib.import_module(name)
@@ -1224,7 +1229,7 @@ def main(mode=None, library_path=None):
         os.set_inheritable(CHANNEL, False)
     except OSError:
         log("the worker has no channel: descriptor %d is not open" % CHANNEL)
-        os._exit(64)
+        _exit(64)
     try:
         os.set_inheritable(CLAIMS, False)
     except OSError:
@@ -1233,7 +1238,7 @@ def main(mode=None, library_path=None):
         return template(library_path)
     if mode != "boot":
         log("usage: worker.py template <library> | worker.py boot [<library>]")
-        os._exit(64)
+        _exit(64)
     if library_path:
         try:
             state.jail = open_library(library_path)

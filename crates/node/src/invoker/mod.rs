@@ -247,6 +247,13 @@ impl Invoker {
     }
 }
 
+/// How much of a frame an invocation's HTTP part makes, without small change.
+fn weight(invocation: &Invocation<Bytes>) -> usize {
+    let Some(http) = &invocation.http else { return 0 };
+    let headers: usize = http.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    headers + http.path.len() + http.query.len()
+}
+
 /// What came of a call on one instance.
 enum Called {
     /// It was answered.
@@ -276,7 +283,7 @@ impl Invoker {
         mut head: Option<oneshot::Sender<Head>>,
     ) -> Result<Outcome<Bytes>, Error> {
         // A large frame may have to wait for its reader: it goes to a worker that reads.
-        let (mut tries, mut alone) = (0, invocation.payload.len() > BEHIND_BODY);
+        let (mut tries, mut alone) = (0, invocation.payload.len() + weight(&invocation) > BEHIND_BODY);
         while tries < TRIES {
             let lease = match pool.lease(alone).await {
                 Ok(lease) => lease,

@@ -84,6 +84,8 @@ pub struct Instance {
     pub tap: Arc<LogTap>,
     writer: tokio::sync::Mutex<Writer>,
     claims: Option<Claims>,
+    /// It has shown that it cannot claim calls.
+    claimless: AtomicBool,
     talk: Mutex<Talk>,
     dead: AtomicBool,
     served: AtomicU64,
@@ -243,6 +245,7 @@ impl Instance {
             tap,
             writer: tokio::sync::Mutex::new(channel.writer),
             claims,
+            claimless: AtomicBool::new(false),
             talk: Mutex::new(Talk { open: VecDeque::new(), stale: Vec::new(), front_since: Instant::now() }),
             dead: AtomicBool::new(false),
             served: AtomicU64::new(0),
@@ -337,7 +340,10 @@ impl Instance {
     /// last one has just been answered.
     pub fn flows(&self) -> bool {
         let talk = lock(&self.talk);
-        let able = self.claims.is_some() && self.coming.load(Ordering::Relaxed) == 0 && self.alive();
+        let able = self.claims.is_some()
+            && !self.claimless.load(Ordering::Relaxed)
+            && self.coming.load(Ordering::Relaxed) == 0
+            && self.alive();
         able && talk.stale.is_empty() && talk.front_since.elapsed() < STUCK / 2
     }
 
@@ -419,9 +425,18 @@ impl Instance {
 
     fn skipped(&self, id: &RequestId) -> Result<(), Breach> {
         let mut talk = lock(&self.talk);
-        let at = talk.stale.iter().position(|stale| stale == id);
-        let at = at.ok_or_else(|| Breach::Protocol("a call skipped that was not withdrawn".into()))?;
-        talk.stale.swap_remove(at);
+        if let Some(at) = talk.stale.iter().position(|stale| stale == id) {
+            talk.stale.swap_remove(at);
+            return Ok(());
+        }
+        // A call that nobody withdrew: the worker cannot claim. Functions close descriptors that they do not know. It goes to another
+        // instance, and this one is sent one call at a time from now on.
+        let at = talk.open.iter().position(|open| open.behind && open.id == *id);
+        let open = at.and_then(|at| talk.open.remove(at));
+        let open = open.ok_or_else(|| Breach::Protocol("a call skipped that was not sent behind another".into()))?;
+        self.claimless.store(true, Ordering::Relaxed);
+        self.claims.as_ref().map(Claims::take_back);
+        open.waiter.send(WorkerAnswer::Withdrawn.into()).ok();
         Ok(())
     }
 
