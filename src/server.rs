@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::error::CliError;
 use crate::config::{Auth, Env, LogFormat, ServeConfig, WarmRuntimes};
 use crate::outbox::Outbox;
+use crate::remote::Endpoints;
 
 /// Serves until it is told to stop.
 pub fn run(config: ServeConfig) -> Result<(), CliError> {
@@ -191,6 +192,13 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
             pace: Pace { retry_ms: config.async_retry_base.0 },
             carrier: Arc::new(Outbox::new(config.sqs_endpoint.clone(), config.http_destinations.clone())),
         },
+        remote: Arc::new(Endpoints {
+            sqs: config.sqs_endpoint.clone(),
+            kinesis: config.kinesis_endpoint.clone(),
+            dynamodb_streams: config.dynamodb_streams_endpoint.clone(),
+            key_id: config.aws_access_key_id.clone(),
+            secret: config.aws_secret_access_key.clone(),
+        }),
     })
 }
 
