@@ -1480,7 +1480,11 @@ mod tests {
     fn every_form_of_every_setting_arrives() {
         let value = |key: &str| match key {
             "listen" => "127.0.0.1:4566",
-            "server" | "http_destinations" | "sqs_endpoint" | "kinesis_endpoint" | "dynamodb_streams_endpoint"
+            "server"
+            | "http_destinations"
+            | "sqs_endpoint"
+            | "kinesis_endpoint"
+            | "dynamodb_streams_endpoint"
             | "aws_fallback_endpoint" => "http://example.org:81",
             "token" => "t0k3n",
             "log" => "debug",

@@ -74,7 +74,8 @@ impl Endpoints {
         headers.insert(header::HOST, HeaderValue::try_from(url.authority())?);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(HeaderName::from_static("x-amz-date"), HeaderValue::try_from(&time)?);
-        headers.insert(HeaderName::from_static("x-amz-target"), HeaderValue::try_from(format!("{target}.{operation}"))?);
+        headers
+            .insert(HeaderName::from_static("x-amz-target"), HeaderValue::try_from(format!("{target}.{operation}"))?);
         let key_id = self.key_id.as_deref().unwrap_or(NOBODY);
         let signed = Signed {
             key_id: key_id.to_owned(),
@@ -122,7 +123,9 @@ impl Remote for Endpoints {
             let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
             let request = self.request(url, service, region, operation, input.to_string(), now_ms);
             let request = request.map_err(|e| unreached(format!("{operation} cannot be sent: {e}")))?;
-            let late = |_| unreached(format!("{} did not answer {operation} within {} s", url.authority(), patience.as_secs()));
+            let late = |_| {
+                unreached(format!("{} did not answer {operation} within {} s", url.authority(), patience.as_secs()))
+            };
             tokio::time::timeout(patience, exchange(url, request)).await.map_err(late)?
         })
     }
@@ -154,7 +157,8 @@ async fn exchange(url: &ServerUrl, request: Request<Full<bytes::Bytes>>) -> Resu
         if body.is_empty() {
             return Ok(Value::Null);
         }
-        return serde_json::from_slice(&body).map_err(|_| unreached(format!("{at} did not answer with JSON: {}", shown(&body))));
+        return serde_json::from_slice(&body)
+            .map_err(|_| unreached(format!("{at} did not answer with JSON: {}", shown(&body))));
     }
     let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let text = |key: &str| answer.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -177,14 +181,18 @@ mod tests {
     #[test]
     fn requests_are_signed_as_awss_clients_do() {
         let url = ServerUrl::parse_with_query("http://127.0.0.1:9324").unwrap();
-        let endpoints = Endpoints { sqs: Some(url.clone()), key_id: Some("AKIDEXAMPLE".into()), ..Endpoints::default() };
+        let endpoints =
+            Endpoints { sqs: Some(url.clone()), key_id: Some("AKIDEXAMPLE".into()), ..Endpoints::default() };
         let (body, now) = ("{\"QueueName\":\"q\"}".to_owned(), 1_774_000_000_250);
         let made = endpoints.request(&url, Service::Sqs, "eu-west-1", "GetQueueUrl", body.clone(), now).unwrap();
         assert_eq!(made.headers()["x-amz-target"], "AmazonSQS.GetQueueUrl");
         assert_eq!(made.headers()["x-amz-date"], "20260320T094640Z");
         let head = Head { method: made.method(), path: "/", query: "", headers: made.headers() };
         let signed = sigv4::read(&head).unwrap_or_else(|_| panic!("it is not read")).unwrap();
-        assert_eq!((signed.key_id.as_str(), signed.region.as_str(), signed.service.as_str()), ("AKIDEXAMPLE", "eu-west-1", "sqs"));
+        assert_eq!(
+            (signed.key_id.as_str(), signed.region.as_str(), signed.service.as_str()),
+            ("AKIDEXAMPLE", "eu-west-1", "sqs")
+        );
         let right = signed.expected(&head, &sigv4::hash(body.as_bytes()), &signing_root(NOBODY));
         assert_eq!(signed.signature.as_bytes(), right);
         assert!(signed.in_time(now / 1000).is_ok());

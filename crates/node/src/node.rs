@@ -103,8 +103,20 @@ const COLLECT: u32 = 240;
 impl Node {
     /// Starts a node. Must be called inside a tokio runtime.
     pub fn start(config: NodeConfig) -> Result<Arc<Self>, Error> {
-        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm, queue, remote } =
-            config;
+        let NodeConfig {
+            data_dir,
+            limits,
+            pool,
+            runtimes,
+            nursery,
+            uids,
+            rootless,
+            without,
+            cgroup_root,
+            warm,
+            queue,
+            remote,
+        } = config;
         let store = |what: &str| {
             Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"))
         };

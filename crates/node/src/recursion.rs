@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_chain_is_counted_by_function() {
-        let (a, b) = ("arn:aws:lambda:us-east-1:000000000000:function:a", "arn:aws:lambda:us-east-1:000000000000:function:b");
+        let (a, b) =
+            ("arn:aws:lambda:us-east-1:000000000000:function:a", "arn:aws:lambda:us-east-1:000000000000:function:b");
         let mut trace = "Root=1-2-3;Parent=4;Sampled=1".to_owned();
         for run in 0..MAX_RUNS {
             assert_eq!((runs(Some(&trace), a), runs(Some(&trace), b)), (run, run));
@@ -120,7 +121,15 @@ mod tests {
 
     #[test]
     fn what_is_no_lineage_counts_nothing() {
-        for odd in ["", "Lineage=", "Lineage=x", "Lineage=1:zz:1", "Lineage=1:00000000:-1", "Lineage=|||", "Root=é;Lineage=:::"] {
+        for odd in [
+            "",
+            "Lineage=",
+            "Lineage=x",
+            "Lineage=1:zz:1",
+            "Lineage=1:00000000:-1",
+            "Lineage=|||",
+            "Root=é;Lineage=:::",
+        ] {
             assert_eq!(runs(Some(odd), "a"), 0, "{odd}");
             assert_eq!(runs(Some(&next_trace(odd, "a")), "a"), 1, "{odd}");
         }

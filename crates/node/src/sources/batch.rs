@@ -161,7 +161,8 @@ mod tests {
         assert_eq!(next.again, [Piece { setbacks: 1, ..piece }]);
         assert!(wait(1) < wait(2) && wait(60) == LONGEST_WAIT);
         // For ever, if nobody says how often.
-        let never = after(Piece { failures: 9999, ..piece }, Ended::Failed(None), Rules { bisect: false, retries: None });
+        let never =
+            after(Piece { failures: 9999, ..piece }, Ended::Failed(None), Rules { bisect: false, retries: None });
         assert!(!never.given_up && never.wait == LONGEST_WAIT);
     }
 }

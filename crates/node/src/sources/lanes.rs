@@ -138,7 +138,14 @@ impl Lane {
             Err(error) if error.kind == ErrorKind::ShuttingDown => return None,
             Err(error) => {
                 self.job.trouble(&format!("Function call failed: {error}"));
-                (if may_pass(&error) || error.kind == ErrorKind::NotFound { Ended::Setback } else { Ended::Failed(None) }, None)
+                (
+                    if may_pass(&error) || error.kind == ErrorKind::NotFound {
+                        Ended::Setback
+                    } else {
+                        Ended::Failed(None)
+                    },
+                    None,
+                )
             }
         };
         let next = batch::after(piece, ended, self.job.plan.rules);
@@ -232,7 +239,10 @@ impl Lane {
             for attempt in 1.. {
                 let shipment = Shipment { target: target.clone(), body: body.clone(), attributes: Vec::new() };
                 let Err(why) = self.job.core.parts.carrier.carry(shipment).await else { break };
-                self.job.trouble(&format!("The destination {target} was not told of a batch that was given up. {}", why.message));
+                self.job.trouble(&format!(
+                    "The destination {target} was not told of a batch that was given up. {}",
+                    why.message
+                ));
                 if why.lasting || attempt >= TELLS {
                     tracing::error!(%target, record = %String::from_utf8_lossy(&body), "given up without its destination's knowledge: {}", why.message);
                     break;

@@ -28,8 +28,7 @@ pub enum Became {
 }
 
 impl Became {
-    const ALL: [Became; 5] =
-        [Became::Polled, Became::Processed, Became::Failed, Became::Filtered, Became::GivenUp];
+    const ALL: [Became; 5] = [Became::Polled, Became::Processed, Became::Failed, Became::Filtered, Became::GivenUp];
     fn name(self) -> &'static str {
         match self {
             Became::Polled => "polled",
@@ -52,7 +51,11 @@ pub struct SourceMetrics {
 impl SourceMetrics {
     /// Puts them where `/metrics` finds them.
     pub fn register(&self, r: &mut Registry) {
-        r.register("offshoot_source_records", "Records of queues and streams, by what became of them", self.records.clone());
+        r.register(
+            "offshoot_source_records",
+            "Records of queues and streams, by what became of them",
+            self.records.clone(),
+        );
         r.register("offshoot_source_errors", "Calls to queues and streams that failed", self.errors.clone());
         r.register("offshoot_source_mappings", "Event source mappings that are polled", self.active.clone());
         for became in Became::ALL {

@@ -158,12 +158,15 @@ mod tests {
 
     #[test]
     fn a_plan_is_what_the_mapping_says() {
-        let plan = Plan::read("u", &mapping(json!({
-            "EventSourceArn": "arn:aws:kinesis:eu-west-1:1:stream/s", "BatchSize": 7, "MaximumRetryAttempts": -1, "ParallelizationFactor": 3,
-            "MaximumRecordAgeInSeconds": 60, "BisectBatchOnFunctionError": true, "StartingPosition": "AT_TIMESTAMP",
-            "StartingPositionTimestamp": 1.5, "FunctionResponseTypes": ["ReportBatchItemFailures"],
-            "DestinationConfig": {"OnFailure": {"Destination": "arn:aws:sqs:eu-west-1:1:dead"}},
-        })));
+        let plan = Plan::read(
+            "u",
+            &mapping(json!({
+                "EventSourceArn": "arn:aws:kinesis:eu-west-1:1:stream/s", "BatchSize": 7, "MaximumRetryAttempts": -1, "ParallelizationFactor": 3,
+                "MaximumRecordAgeInSeconds": 60, "BisectBatchOnFunctionError": true, "StartingPosition": "AT_TIMESTAMP",
+                "StartingPositionTimestamp": 1.5, "FunctionResponseTypes": ["ReportBatchItemFailures"],
+                "DestinationConfig": {"OnFailure": {"Destination": "arn:aws:sqs:eu-west-1:1:dead"}},
+            })),
+        );
         let plan = plan.unwrap();
         assert_eq!((plan.source.service, plan.source.name.as_str()), (Service::Kinesis, "s"));
         assert_eq!((plan.batch, plan.lanes, plan.reports, plan.qualifier.as_deref()), (7, 3, true, Some("live")));

@@ -64,7 +64,15 @@ pub(super) async fn work(job: Arc<Job>) {
                         handle(&job, &url, batch).await;
                         drop(place);
                     });
-                } else if job.core.parts.catalog.board().status(&job.plan.uuid).and_then(|s| s.result).is_none_or(|r| r.starts_with("PROBLEM: Connection")) {
+                } else if job
+                    .core
+                    .parts
+                    .catalog
+                    .board()
+                    .status(&job.plan.uuid)
+                    .and_then(|s| s.result)
+                    .is_none_or(|r| r.starts_with("PROBLEM: Connection"))
+                {
                     job.say(super::NOTHING_YET);
                 }
             }
@@ -184,7 +192,11 @@ async fn sift(job: &Job, url: &str, messages: Vec<Value>) -> Vec<Held> {
 async fn stop_loop(job: &Job, url: &str, looped: Vec<(Held, Value)>) {
     let many = looped.len();
     let letters = dead_letters(job, url).await;
-    let where_to = if letters.is_some() { "moved to the dead-letter queue" } else { "deleted: the queue has no dead-letter queue" };
+    let where_to = if letters.is_some() {
+        "moved to the dead-letter queue"
+    } else {
+        "deleted: the queue has no dead-letter queue"
+    };
     tracing::warn!(
         function = %job.plan.function, source = job.source().arn,
         "{many} messages of a loop in which the function has run {} times are {where_to}", recursion::MAX_RUNS
@@ -288,7 +300,9 @@ async fn settle(job: &Job, url: &str, batch: Vec<Held>, answer: &[u8]) {
         Told::Nothing => (batch, 0),
         Told::Nonsense => {
             job.count(Became::Failed, batch.len());
-            job.trouble("The function's batchItemFailures name no messages of the batch; all of them will be shown again");
+            job.trouble(
+                "The function's batchItemFailures name no messages of the batch; all of them will be shown again",
+            );
             return;
         }
         Told::These(places) => {

@@ -42,7 +42,8 @@ pub struct Positions {
 }
 
 fn failed(error: rusqlite::Error) -> Error {
-    let message = "the positions in streams (sources.db in the data directory) cannot be read or written: check the disk";
+    let message =
+        "the positions in streams (sources.db in the data directory) cannot be read or written: check the disk";
     Error::new(ErrorKind::Store, message).caused_by(error)
 }
 
@@ -76,7 +77,8 @@ impl Positions {
         let mapping = mapping.to_owned();
         self.with(move |db| {
             let mut statement = db.prepare("SELECT shard, position FROM positions WHERE mapping = ?1")?;
-            let rows = statement.query_map([&mapping], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let rows =
+                statement.query_map([&mapping], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
             rows.map(|row| {
                 let (shard, text) = row?;
                 let unreadable = |e: serde_json::Error| {

@@ -99,12 +99,7 @@ async fn look(
 
 /// Positions of shards that were not there before: of the first look where the mapping says; later ones from their beginning, since they
 /// follow on others that were read.
-fn newcomers(
-    shards: &[Shard],
-    known: &BTreeMap<String, Position>,
-    start: Start,
-    now: u64,
-) -> Vec<(String, Position)> {
+fn newcomers(shards: &[Shard], known: &BTreeMap<String, Position>, start: Start, now: u64) -> Vec<(String, Position)> {
     let first = match start {
         _ if !known.is_empty() => Position::Oldest,
         Start::TrimHorizon => Position::Oldest,
@@ -117,7 +112,8 @@ fn newcomers(
 
 /// Shards that can be read: not read to their end, and all that they follow on is.
 fn ready<'a>(shards: &'a [Shard], known: &BTreeMap<String, Position>) -> Vec<&'a Shard> {
-    let open = |id: &String| shards.iter().any(|s| s.id == *id) && known.get(id).is_some_and(|p| *p != Position::Closed);
+    let open =
+        |id: &String| shards.iter().any(|s| s.id == *id) && known.get(id).is_some_and(|p| *p != Position::Closed);
     shards.iter().filter(|s| known.get(&s.id) != Some(&Position::Closed) && !s.parents.iter().any(open)).collect()
 }
 
@@ -243,7 +239,8 @@ mod tests {
         let all = [shard("a", &["trimmed"]), shard("b", &["a"]), shard("c", &["a", "x"]), shard("d", &[])];
         let mut known: BTreeMap<String, Position> = BTreeMap::new();
         known.extend(newcomers(&all, &known, Start::TrimHorizon, 5));
-        let ids = |known: &BTreeMap<String, Position>| ready(&all, known).iter().map(|s| s.id.clone()).collect::<Vec<_>>();
+        let ids =
+            |known: &BTreeMap<String, Position>| ready(&all, known).iter().map(|s| s.id.clone()).collect::<Vec<_>>();
         assert_eq!(ids(&known), ["a", "d"]);
         known.insert("a".into(), Position::Closed);
         assert_eq!(ids(&known), ["b", "c", "d"]);
