@@ -440,6 +440,98 @@ def loops_through_queues_end():
     assert sqs.receive_message(QueueUrl=letters)["Messages"][0]["Body"] == "run 17"
 
 
+# Tells a queue outside of what it has done, so that it is known whatever becomes of the server.
+TELLER = """
+import base64, json, os, time, urllib.request
+def handler(event, context):
+    names = [r["body"] if "body" in r else base64.b64decode(r["kinesis"]["data"]).decode() for r in event["Records"]]
+    time.sleep(0.3)
+    body = json.dumps({"QueueUrl": os.environ["TOLD"], "MessageBody": json.dumps(names)}).encode()
+    scope = "any/20260101/us-east-1/sqs/aws4_request"
+    headers = {"X-Amz-Target": "AmazonSQS.SendMessage", "Content-Type": "application/x-amz-json-1.0",
+               "Authorization": "AWS4-HMAC-SHA256 Credential=%s, SignedHeaders=host, Signature=00" % scope}
+    urllib.request.urlopen(urllib.request.Request(os.environ["QUEUES"], data=body, headers=headers)).read()
+"""
+ALL = ["%s-%d" % (kind, n) for kind in ("message", "record") for n in range(40)]
+
+
+def crash_begins():
+    told, _ = queue("told")
+    url, arn = queue("crash", VisibilityTimeout=4)
+    source = stream("crash")
+    create("teller", TELLER, Timeout=30, Environment={"Variables": {"TOLD": told, "QUEUES": QUEUES}})
+    with_network("teller")
+    for at in range(0, 40, 10):
+        entries = [{"Id": str(i), "MessageBody": "message-%d" % (at + i)} for i in range(10)]
+        sqs.send_message_batch(QueueUrl=url, Entries=entries)
+    for n in range(40):
+        put("crash", b"record-%d" % n)
+    feed("teller", arn, BatchSize=2, ScalingConfig={"MaximumConcurrency": 2})
+    feed("teller", source, StartingPosition="TRIM_HORIZON", BatchSize=4)
+    eventually("some are done", lambda: left(told) >= 5)
+
+
+def crash_ends():
+    told, url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in ("told", "crash"))
+    seen = []
+
+    def more():
+        while messages := sqs.receive_message(QueueUrl=told, MaxNumberOfMessages=10).get("Messages", []):
+            for message in messages:
+                seen.extend(json.loads(message["Body"]))
+                sqs.delete_message(QueueUrl=told, ReceiptHandle=message["ReceiptHandle"])
+        return set(seen) == set(ALL) and left(url) == 0
+
+    eventually("all are done", more, within=60)
+    # What was done and saved before is not done again: at most the batches that were under way.
+    twice = [name for name in set(seen) if seen.count(name) > 1]
+    assert len([name for name in twice if name.startswith("record")]) <= 4, twice
+    assert len([name for name in twice if name.startswith("message")]) <= 8, twice
+
+
+def waits_for_its_source():
+    """The queues' server is not there yet, or not any more."""
+    create("early")
+    uuid = feed("early", "arn:aws:sqs:us-east-1:123456789012:early")
+    said = lambda: client.get_event_source_mapping(UUID=uuid).get("LastProcessingResult", "")
+    eventually("it is said", lambda: said().startswith("PROBLEM: Connection error") and "cannot be reached" in said())
+
+
+def finds_its_source():
+    url, _ = queue("early")
+    sqs.send_message(QueueUrl=url, MessageBody="at last")
+    eventually("it is worked", lambda: [r["body"] for r in got("early")] == ["at last"], within=60)
+    uuid = client.list_event_source_mappings(FunctionName="early")["EventSourceMappings"][0]["UUID"]
+    eventually("the result", lambda: client.get_event_source_mapping(UUID=uuid)["LastProcessingResult"] == "OK")
+
+
+def says_that_nothing_is_polled():
+    create("unfed")
+    for arn, setting in (
+        ("arn:aws:sqs:us-east-1:123456789012:q", "sqs_endpoint"),
+        ("arn:aws:kinesis:us-east-1:123456789012:stream/s", "kinesis_endpoint"),
+        ("arn:aws:dynamodb:us-east-1:123456789012:table/t/stream/2026", "dynamodb_streams_endpoint"),
+    ):
+        more = {} if ":sqs:" in arn else {"StartingPosition": "LATEST"}
+        uuid = feed("unfed", arn, **more)
+        said = client.get_event_source_mapping(UUID=uuid)["LastProcessingResult"]
+        assert said == "Nothing is polled: this server has no " + setting, said
+
+
+def a_stop_ends_batches():
+    create("gentle")
+    url, arn = queue("gentle", VisibilityTimeout=300)
+    feed("gentle", arn)
+    sqs.send_message(QueueUrl=url, MessageBody='{"sleep": 3}')
+    eventually("it runs", lambda: got("gentle"))
+
+
+def a_stop_has_ended_batches():
+    url = sqs.get_queue_url(QueueName="gentle")["QueueUrl"]
+    # The server is gone; what it ran, it has deleted, although the queue would have hidden it for minutes.
+    assert left(url) == 0, left(url)
+
+
 for story in sys.argv[3:]:
     print("story:", story, flush=True)
     globals()[story]()
