@@ -266,6 +266,9 @@ fn complete(mut members: Map<String, Value>, uuid: &str) -> Result<Map<String, V
         (Some(p), _) if p == "AT_TIMESTAMP" && kind == "dynamodb" => {
             return invalid(format!("Unsupported starting position for arn type: {}", arn.unwrap_or_default()));
         }
+        (Some(p), _) if p == "AT_TIMESTAMP" && !members.contains_key("StartingPositionTimestamp") => {
+            return invalid("StartingPosition AT_TIMESTAMP needs a StartingPositionTimestamp.".to_owned());
+        }
         _ => {}
     }
     if kind == "self-managed-kafka" && members.get("SourceAccessConfigurations").is_none_or(Value::is_null) {
@@ -327,6 +330,11 @@ fn check_ranges(members: &Map<String, Value>, kind: &str) -> Result<(), Fault> {
         if let Some(value) = number(key).filter(|v| !(low..=high).contains(v)) {
             return Err(fault(Rule::Invalid, format!("{key} is {value}: it must be from {low} to {high}")));
         }
+    }
+    let scaling = members.get("ScalingConfig").and_then(|c| c.get("MaximumConcurrency")).and_then(Value::as_i64);
+    if let Some(value) = scaling.filter(|v| !(2..=1000).contains(v)) {
+        let message = format!("ScalingConfig.MaximumConcurrency is {value}: it must be from 2 to 1000");
+        return Err(fault(Rule::Invalid, message));
     }
     if kind == "sqs" && number("BatchSize") > Some(10) && number("MaximumBatchingWindowInSeconds") < Some(1) {
         let message = "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10";

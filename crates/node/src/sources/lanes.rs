@@ -137,7 +137,7 @@ impl Lane {
             // Not made, and to be made by the next server.
             Err(error) if error.kind == ErrorKind::ShuttingDown => return None,
             Err(error) => {
-                self.job.trouble(&format!("Function call failed: {error}"));
+                self.job.refused(&error);
                 (
                     if may_pass(&error) || error.kind == ErrorKind::NotFound {
                         Ended::Setback

@@ -246,6 +246,22 @@ impl Job {
         }
     }
 
+    /// The function could not be called. What passes by itself is no matter for the log.
+    fn refused(&self, error: &Error) {
+        match may_pass(error) {
+            true => drop(self.say(&format!("{CALL_FAILED}: {error}"))),
+            false => self.trouble(&format!("Function call failed: {error}")),
+        }
+    }
+
+    /// The source has answered: what was said of its absence is over.
+    fn reached(&self) {
+        let said = self.core.parts.catalog.board().status(&self.plan.uuid).and_then(|s| s.result);
+        if said.is_none_or(|said| said.starts_with("PROBLEM: Connection error")) {
+            self.say(NOTHING_YET);
+        }
+    }
+
     /// An operation of the source.
     async fn call(&self, operation: &'static str, input: Value, patience: Duration) -> Result<Value, RemoteError> {
         let Source { service, region, .. } = self.source();

@@ -58,22 +58,13 @@ pub(super) async fn work(job: Arc<Job>) {
         match gathered {
             Ok((url, batch)) => {
                 failures = 0;
+                job.reached();
                 if !batch.is_empty() {
                     let job = job.clone();
                     calls.spawn(async move {
                         handle(&job, &url, batch).await;
                         drop(place);
                     });
-                } else if job
-                    .core
-                    .parts
-                    .catalog
-                    .board()
-                    .status(&job.plan.uuid)
-                    .and_then(|s| s.result)
-                    .is_none_or(|r| r.starts_with("PROBLEM: Connection"))
-                {
-                    job.say(super::NOTHING_YET);
                 }
             }
             Err(error) => {
@@ -272,7 +263,7 @@ async fn handle(job: &Job, url: &str, batch: Vec<Held>) {
             }
         };
         setbacks = setbacks.saturating_add(1);
-        job.trouble(&format!("{CALL_FAILED_SHORT}: {error}"));
+        job.refused(&error);
         // The messages are shown again when their time has passed: by then nobody may still try.
         if !may_pass(&error) || began.elapsed() + wait(setbacks) >= hold {
             job.count(Became::Failed, batch.len());
@@ -285,8 +276,6 @@ async fn handle(job: &Job, url: &str, batch: Vec<Held>) {
         }
     }
 }
-
-const CALL_FAILED_SHORT: &str = "Function call failed";
 
 /// After the function returned: what it has processed is deleted.
 async fn settle(job: &Job, url: &str, batch: Vec<Held>, answer: &[u8]) {

@@ -14,7 +14,7 @@ use super::metrics::Became;
 use super::plan::Start;
 use super::shard::{self, Shard};
 use super::store::Position;
-use super::{Job, NOTHING_YET, RemoteError, back_off, lanes};
+use super::{Job, RemoteError, back_off, lanes};
 use crate::pool::tap::now_ms;
 
 /// How often new shards are looked for.
@@ -28,11 +28,11 @@ pub(super) async fn work(job: Arc<Job>) {
     let (mut readers, mut failures) = (JoinSet::new(), 0u32);
     let mut known: Option<BTreeMap<String, Position>> = None;
     let mut at_work: Vec<String> = Vec::new();
-    job.say(NOTHING_YET);
     while !job.stopping() {
         let wait = match look(&job, &mut known, &mut at_work, &mut readers).await {
             Ok(()) => {
                 failures = 0;
+                job.reached();
                 LOOK
             }
             Err(what) => {
