@@ -34,9 +34,9 @@ pub fn event<'a>(records: impl Iterator<Item = &'a Record>) -> String {
 }
 
 /// How many of these records fit into an event of this many bytes, at least one.
-pub fn fitting(records: &[Record], most: usize) -> usize {
+pub fn fitting<'a>(records: impl Iterator<Item = &'a Record>, most: usize) -> usize {
     let mut left = most.saturating_sub(16);
-    let fit = records.iter().take_while(|record| {
+    let fit = records.take_while(|record| {
         let size = record.text.len() + 1;
         let fits = size <= left;
         left = left.saturating_sub(size);
@@ -274,9 +274,9 @@ mod tests {
     fn events_are_cut_to_size() {
         let record = |n: usize| Record { id: n.to_string(), text: "x".repeat(100), arrived_ms: 0, key: String::new() };
         let all: Vec<Record> = (0..10).map(record).collect();
-        assert_eq!(fitting(&all, 320), 3);
-        assert_eq!(fitting(&all, 5), 1);
-        assert_eq!(fitting(&all, 1 << 20), 10);
+        assert_eq!(fitting(all.iter(), 320), 3);
+        assert_eq!(fitting(all.iter(), 5), 1);
+        assert_eq!(fitting(all.iter(), 1 << 20), 10);
         assert!(event(all[..3].iter()).len() <= 320);
     }
 

@@ -94,7 +94,7 @@ impl Lane {
         let mut from = 0;
         while from < self.records.len() {
             let most = self.records.len().min(from + self.job.plan.batch);
-            let fits = events::fitting(&self.records[from..most], self.job.core.parts.event_bytes);
+            let fits = events::fitting(self.records[from..most].iter(), self.job.core.parts.event_bytes);
             let to = (from + fits).min(most);
             let mut todo = VecDeque::from([Piece { from, to, failures: 0, setbacks: 0 }]);
             while let Some(piece) = todo.pop_front() {

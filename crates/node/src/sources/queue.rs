@@ -22,6 +22,8 @@ use crate::recursion;
 const PAGE: usize = 10;
 /// How long a receive waits for messages (SQS: at most 20 s).
 const LONG_POLL: Duration = Duration::from_secs(20);
+/// An answer without messages that comes sooner than this was not waited for.
+const SOON: Duration = Duration::from_secs(1);
 /// The longest that messages are held back for a function that is throttled, when the queue does not say its visibility timeout.
 const HOLD: Duration = Duration::from_secs(15);
 /// Tries to delete messages.
@@ -45,6 +47,7 @@ pub(super) async fn work(job: Arc<Job>) {
         };
         let Ok(place) = place else { break };
         while calls.try_join_next().is_some() {}
+        let began = Instant::now();
         let gathered = match &url {
             None => match find(&job).await {
                 Ok(found) => {
@@ -65,6 +68,9 @@ pub(super) async fn work(job: Arc<Job>) {
                         handle(&job, &url, batch).await;
                         drop(place);
                     });
+                } else if began.elapsed() < SOON {
+                    // A server that does not wait is not asked all the time.
+                    job.pause(SOON).await;
                 }
             }
             Err(error) => {
@@ -94,15 +100,14 @@ async fn find(job: &Job) -> Result<String, RemoteError> {
 async fn gather(job: &Job, url: &str, rest: &mut Vec<Held>) -> Result<Vec<Held>, RemoteError> {
     let mut held = std::mem::take(rest);
     let room = job.core.parts.event_bytes;
-    let began = Instant::now();
-    let mut first = held.is_empty();
-    let window = job.plan.window;
+    // The window begins with the first message.
+    let mut began = (!held.is_empty()).then(Instant::now);
     while held.len() < job.plan.batch && held.iter().map(|h| h.record.text.len()).sum::<usize>() < room {
-        let left = window.saturating_sub(began.elapsed());
-        if !first && left.is_zero() {
+        let left = began.map(|began| job.plan.window.saturating_sub(began.elapsed()));
+        if left.is_some_and(|left| left.is_zero()) {
             break;
         }
-        let poll = if held.is_empty() { LONG_POLL } else { left.min(LONG_POLL) };
+        let poll = left.unwrap_or(LONG_POLL).min(LONG_POLL);
         let most = (job.plan.batch - held.len()).min(PAGE);
         let received = tokio::select! {
             received = receive(job, url, most, poll) => received,
@@ -121,14 +126,15 @@ async fn gather(job: &Job, url: &str, rest: &mut Vec<Held>) -> Result<Vec<Held>,
         if held.is_empty() && nothing {
             break;
         }
-        first = held.is_empty();
+        if began.is_none() && !held.is_empty() {
+            began = Some(Instant::now());
+        }
     }
     if job.stopping() {
         release(job, url, &held).await;
         return Ok(Vec::new());
     }
-    let sizes: Vec<Record> = held.iter().map(|h| h.record.clone()).collect();
-    let fits = events::fitting(&sizes, room).min(job.plan.batch);
+    let fits = events::fitting(held.iter().map(|h| &h.record), room).min(job.plan.batch);
     if held.len() > fits {
         *rest = held.split_off(fits);
     }
