@@ -1468,6 +1468,18 @@ mod tests {
     }
 
     #[test]
+    fn awss_names_for_addresses_count_below_our_own() {
+        let home = Home::new();
+        let aws = ("AWS_ENDPOINT_URL_KINESIS", "http://127.0.0.1:4567");
+        let kinesis =
+            |vars: &[(&str, &str)]| home.load(vars, &[]).unwrap().serve.kinesis_endpoint.map(|u| u.to_string());
+        assert_eq!(kinesis(&[aws]).as_deref(), Some("http://127.0.0.1:4567"));
+        assert_eq!(kinesis(&[aws, ("OFFSHOOT_KINESIS_ENDPOINT", "http://other:1")]).as_deref(), Some("http://other:1"));
+        let error = fails(home.load(&[("AWS_ENDPOINT_URL_SQS", "ftp://x")], &[]));
+        assert!(error.message.contains("AWS_ENDPOINT_URL_SQS"), "{}", error.message);
+    }
+
+    #[test]
     fn every_limit_of_the_model_is_a_setting_with_the_same_default() {
         let loaded = Home::new().load(&[], &[]).unwrap();
         for (name, value) in serde_json::to_value(Limits::default()).unwrap().as_object().unwrap() {

@@ -5,6 +5,7 @@ the program with its traceback."""
 import base64
 import io
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -199,6 +200,18 @@ def fifo_groups_stay_in_order():
     assert got("q4")[0]["attributes"]["MessageGroupId"] == "g0"
 
 
+def throttled_functions_are_waited_for():
+    create("narrow", Timeout=30)
+    client.put_function_concurrency(FunctionName="narrow", ReservedConcurrentExecutions=1)
+    url, arn = queue("narrow")
+    feed("narrow", arn, BatchSize=1)
+    for n in range(6):
+        sqs.send_message(QueueUrl=url, MessageBody=json.dumps({"sleep": 0.3, "n": n}))
+    eventually("all", lambda: left(url) == 0)
+    seen = [json.loads(r["body"])["n"] for r in got("narrow")]
+    assert sorted(seen) == list(range(6)), seen
+
+
 def wrong_mappings_are_refused():
     create("wrong")
     _, arn = queue("wrong")
@@ -293,6 +306,14 @@ def stream_failures_are_isolated():
     assert info["batchSize"] == 1 and info["startSequenceNumber"] == info["endSequenceNumber"], info
     assert info["streamArn"] == arn and info["shardId"].startswith("shardId-")
     eventually("the others", lambda: len([i for ids in lines("k2", "DONE") for i in ids]) == 7)
+    # Too old: told as that.
+    create("k6")
+    arn = stream("k6")
+    put("k6", {"fail": True})
+    feed("k6", arn, StartingPosition="TRIM_HORIZON", MaximumRecordAgeInSeconds=3, DestinationConfig={"OnFailure": {"Destination": dead}})
+    eventually("the record of its age", lambda: left(letters) == 2)
+    conditions = lambda: [json.loads(m["Body"])["requestContext"]["condition"] for m in sqs.receive_message(QueueUrl=letters).get("Messages", [])]
+    assert eventually("its condition", conditions) == ["RecordAgeExceeded"]
     # Reported by sequence number: what lies before it is not done again.
     create("k3")
     arn = stream("k3")
@@ -419,6 +440,23 @@ def loops_of_functions_end():
     record = json.loads(sqs.receive_message(QueueUrl=letters)["Messages"][0]["Body"])
     assert record["requestPayload"]["n"] == 17 and "called itself" in json.dumps(record), record
     assert len(got("loop")) - before == 16
+
+
+def loops_with_awss_client_end():
+    """boto3 in a function sends its trace on by itself: here it is told that it is in one."""
+    create("again")
+    os.environ["AWS_LAMBDA_FUNCTION_NAME"] = "again"
+    try:
+        for run in range(1, 17):
+            client.invoke(FunctionName="again", Payload=b'{"Records": []}')
+            os.environ["_X_AMZN_TRACE_ID"] = eventually("run %d" % run, lambda: len(lines("again", "GOT")) == run and lines("again", "GOT"))[-1]["trace"]
+        try:
+            client.invoke(FunctionName="again", Payload=b'{"Records": []}')
+            raise AssertionError("the seventeenth run was made")
+        except client.exceptions.RecursiveInvocationException as error:
+            assert "RecursiveLoop=Allow" in error.response["Message"], error.response
+    finally:
+        del os.environ["AWS_LAMBDA_FUNCTION_NAME"], os.environ["_X_AMZN_TRACE_ID"]
 
 
 def loops_through_queues_end():

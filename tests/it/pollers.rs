@@ -89,6 +89,7 @@ fn queues_are_worked() {
         "queue_failures_come_again",
         "queue_batches_and_filters",
         "fifo_groups_stay_in_order",
+        "throttled_functions_are_waited_for",
         "wrong_mappings_are_refused",
     ]);
 }
@@ -100,7 +101,7 @@ fn streams_are_worked() {
 
 #[test]
 fn loops_end() {
-    stories(&["loops_of_functions_end", "loops_through_queues_end"]);
+    stories(&["loops_of_functions_end", "loops_with_awss_client_end", "loops_through_queues_end"]);
 }
 
 #[test]

@@ -38,7 +38,9 @@ struct Held {
 
 /// Works a queue until it is told to stop; what was handed to the function by then ends well.
 pub(super) async fn work(job: Arc<Job>) {
-    let places = Arc::new(Semaphore::new(job.plan.concurrency as usize));
+    // A function that may run twice at once is not called ten times.
+    let reserved = job.core.parts.host.concurrency(&job.plan.function).unwrap_or(u32::MAX);
+    let places = Arc::new(Semaphore::new(job.plan.concurrency.min(reserved).max(1) as usize));
     let (mut calls, mut failures, mut url, mut rest) = (JoinSet::new(), 0u32, None::<Arc<str>>, Vec::new());
     while !job.stopping() {
         let place = tokio::select! {
