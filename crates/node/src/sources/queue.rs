@@ -10,7 +10,7 @@ use bytes::Bytes;
 use offshoot_model::{Answer, ErrorKind};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::batch::wait;
 use super::events::{self, Record, Told};
@@ -99,7 +99,7 @@ async fn find(job: &Job) -> Result<String, RemoteError> {
 }
 
 /// Messages for one call: what came with one receive, or within the batching window. `rest` is what did not fit the last time.
-async fn gather(job: &Job, url: &str, rest: &mut Vec<Held>) -> Result<Vec<Held>, RemoteError> {
+async fn gather(job: &Arc<Job>, url: &Arc<str>, rest: &mut Vec<Held>) -> Result<Vec<Held>, RemoteError> {
     let mut held = std::mem::take(rest);
     let room = job.core.parts.event_bytes;
     // The window begins with the first message.
@@ -111,9 +111,16 @@ async fn gather(job: &Job, url: &str, rest: &mut Vec<Held>) -> Result<Vec<Held>,
         }
         let poll = left.unwrap_or(LONG_POLL).min(LONG_POLL);
         let most = (job.plan.batch - held.len()).min(PAGE);
+        let mut receiving = {
+            let (job, url) = (job.clone(), url.clone());
+            tokio::spawn(async move { receive(&job, &url, most, poll).await })
+        };
         let received = tokio::select! {
-            received = receive(job, url, most, poll) => received,
-            () = job.stopped() => break,
+            received = &mut receiving => received.unwrap_or_else(|lost| Err(RemoteError { code: None, message: lost.to_string() })),
+            () = job.stopped() => {
+                give_back(job.clone(), url.clone(), receiving);
+                break;
+            }
         };
         let nothing = match received {
             Ok(more) => {
@@ -141,6 +148,17 @@ async fn gather(job: &Job, url: &str, rest: &mut Vec<Held>) -> Result<Vec<Held>,
         *rest = held.split_off(fits);
     }
     Ok(held)
+}
+
+/// Waits, aside, for a receive that nobody wants any more: some servers do not notice that their caller has gone, and would hide what
+/// they gave him. (At the end of the server nobody waits: then what such a server gave is shown again when its time has passed.)
+fn give_back(job: Arc<Job>, url: Arc<str>, receiving: JoinHandle<Result<Vec<Value>, RemoteError>>) {
+    tokio::spawn(async move {
+        if let Ok(Ok(messages)) = receiving.await {
+            let handles: Vec<&str> = messages.iter().filter_map(|m| m.get("ReceiptHandle")?.as_str()).collect();
+            show(&job, &url, &handles).await;
+        }
+    });
 }
 
 async fn receive(job: &Job, url: &str, most: usize, poll: Duration) -> Result<Vec<Value>, RemoteError> {
@@ -349,8 +367,14 @@ async fn delete(job: &Job, url: &str, messages: &[Held]) -> bool {
 
 /// Gives messages back to the queue at once.
 async fn release(job: &Job, url: &str, messages: &[Held]) {
-    for page in messages.chunks(PAGE) {
-        let entry = |(at, held): (usize, &Held)| json!({"Id": at.to_string(), "ReceiptHandle": held.handle, "VisibilityTimeout": 0});
+    let handles: Vec<&str> = messages.iter().map(|held| held.handle.as_str()).collect();
+    show(job, url, &handles).await;
+}
+
+/// Lets the queue show messages again.
+async fn show(job: &Job, url: &str, handles: &[&str]) {
+    for page in handles.chunks(PAGE) {
+        let entry = |(at, handle): (usize, &&str)| json!({"Id": at.to_string(), "ReceiptHandle": handle, "VisibilityTimeout": 0});
         let entries: Vec<Value> = page.iter().enumerate().map(entry).collect();
         let input = json!({"QueueUrl": url, "Entries": entries});
         // If it cannot be told, the queue finds out by itself.
