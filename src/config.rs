@@ -75,6 +75,14 @@ pub struct ServeConfig {
     pub async_retry_base: Millis,
     /// Where queues are reached that speak SQS's protocol.
     pub sqs_endpoint: Option<ServerUrl>,
+    /// Where streams are reached that speak Kinesis' protocol.
+    pub kinesis_endpoint: Option<ServerUrl>,
+    /// Where streams of tables are reached that speak DynamoDB Streams' protocol.
+    pub dynamodb_streams_endpoint: Option<ServerUrl>,
+    /// The access key that requests to queues and streams are signed with.
+    pub aws_access_key_id: Option<String>,
+    /// Its secret.
+    pub aws_secret_access_key: Option<Secret>,
     /// Where requests for AWS services go that this server does not have.
     pub aws_fallback: Option<ServerUrl>,
     /// Where records of asynchronous invocations may be sent over HTTP.
@@ -717,9 +725,56 @@ pub static SETTINGS: &[Setting] = &[
         env: "OFFSHOOT_SQS_ENDPOINT",
         takes: Takes::One("URL"),
         scope: Scope::Serve,
-        help: "Where queues are that speak SQS's protocol, for destinations and dead letters of asynchronous invocations",
+        help: "Where queues are that speak SQS's protocol: for event source mappings, and for destinations and dead letters",
         set: |d, raw| ServerUrl::parse(raw.one()?).map(|url| d.serve.sqs_endpoint = Some(url)),
         get: |d| json!(d.serve.sqs_endpoint.as_ref().map(ServerUrl::to_string)),
+    },
+    Setting {
+        key: "kinesis_endpoint",
+        flag: "kinesis-endpoint",
+        env: "OFFSHOOT_KINESIS_ENDPOINT",
+        takes: Takes::One("URL"),
+        scope: Scope::Serve,
+        help: "Where streams are that speak Kinesis' protocol, for event source mappings",
+        set: |d, raw| ServerUrl::parse(raw.one()?).map(|url| d.serve.kinesis_endpoint = Some(url)),
+        get: |d| json!(d.serve.kinesis_endpoint.as_ref().map(ServerUrl::to_string)),
+    },
+    Setting {
+        key: "dynamodb_streams_endpoint",
+        flag: "dynamodb-streams-endpoint",
+        env: "OFFSHOOT_DYNAMODB_STREAMS_ENDPOINT",
+        takes: Takes::One("URL"),
+        scope: Scope::Serve,
+        help: "Where streams of tables are that speak DynamoDB Streams' protocol, for event source mappings",
+        set: |d, raw| ServerUrl::parse(raw.one()?).map(|url| d.serve.dynamodb_streams_endpoint = Some(url)),
+        get: |d| json!(d.serve.dynamodb_streams_endpoint.as_ref().map(ServerUrl::to_string)),
+    },
+    Setting {
+        key: "aws_access_key_id",
+        flag: "aws-access-key-id",
+        env: "OFFSHOOT_AWS_ACCESS_KEY_ID",
+        takes: Takes::One("ID"),
+        scope: Scope::Serve,
+        help: "The id of the access key that requests to queues and streams are signed with; without one they are signed by nobody",
+        set: |d, raw| {
+            let id = raw.one()?;
+            if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+                return Err("an access key's id consists of letters and digits".to_owned());
+            }
+            d.serve.aws_access_key_id = Some(id.to_owned());
+            Ok(())
+        },
+        get: |d| json!(d.serve.aws_access_key_id),
+    },
+    Setting {
+        key: "aws_secret_access_key",
+        flag: "aws-secret-access-key",
+        env: "OFFSHOOT_AWS_SECRET_ACCESS_KEY",
+        takes: Takes::One("SECRET"),
+        scope: Scope::Serve,
+        help: "Its secret. Prefer the variable or a file: flags are visible in the list of processes",
+        set: |d, raw| raw.one().map(|secret| d.serve.aws_secret_access_key = Some(Secret(secret.to_owned()))),
+        get: |d| json!(d.serve.aws_secret_access_key.as_ref().map(|_| "(set)")),
     },
     Setting {
         key: "aws_fallback_endpoint",
@@ -905,6 +960,10 @@ impl Draft {
             s3_endpoint: None,
             async_retry_base: Millis(60_000),
             sqs_endpoint: None,
+            kinesis_endpoint: None,
+            dynamodb_streams_endpoint: None,
+            aws_access_key_id: None,
+            aws_secret_access_key: None,
             aws_fallback: None,
             http_destinations: Vec::new(),
             limits: Limits::default(),
@@ -1271,7 +1330,20 @@ fn take_entry(path: &Path, rank: FileRank, entry: Entry, given: &mut AllGiven) -
     Ok(())
 }
 
+/// AWS's own names for the addresses of services: they count where the server's own name for the setting is not set.
+const AWS_ENDPOINTS: [(&str, &str); 3] = [
+    ("sqs_endpoint", "AWS_ENDPOINT_URL_SQS"),
+    ("kinesis_endpoint", "AWS_ENDPOINT_URL_KINESIS"),
+    ("dynamodb_streams_endpoint", "AWS_ENDPOINT_URL_DYNAMODB_STREAMS"),
+];
+
 fn read_env(env: &Env, given: &mut AllGiven) -> Result<(), CliError> {
+    for (key, name) in AWS_ENDPOINTS {
+        if let Some(value) = env.get(name).filter(|value| !value.is_empty()) {
+            let origin = Origin::Env(name);
+            given.insert(key, Given { items: vec![value.to_owned()], origin, base: env.cwd.clone() });
+        }
+    }
     for (name, value) in env.vars.iter().filter(|(name, value)| name.starts_with("OFFSHOOT_") && !value.is_empty()) {
         if name == CONFIG_VARIABLE || is_service_link(name, value) {
             continue;
@@ -1404,6 +1476,18 @@ mod tests {
     }
 
     #[test]
+    fn awss_names_for_addresses_count_below_our_own() {
+        let home = Home::new();
+        let aws = ("AWS_ENDPOINT_URL_KINESIS", "http://127.0.0.1:4567");
+        let kinesis =
+            |vars: &[(&str, &str)]| home.load(vars, &[]).unwrap().serve.kinesis_endpoint.map(|u| u.to_string());
+        assert_eq!(kinesis(&[aws]).as_deref(), Some("http://127.0.0.1:4567"));
+        assert_eq!(kinesis(&[aws, ("OFFSHOOT_KINESIS_ENDPOINT", "http://other:1")]).as_deref(), Some("http://other:1"));
+        let error = fails(home.load(&[("AWS_ENDPOINT_URL_SQS", "ftp://x")], &[]));
+        assert!(error.message.contains("AWS_ENDPOINT_URL_SQS"), "{}", error.message);
+    }
+
+    #[test]
     fn every_limit_of_the_model_is_a_setting_with_the_same_default() {
         let loaded = Home::new().load(&[], &[]).unwrap();
         for (name, value) in serde_json::to_value(Limits::default()).unwrap().as_object().unwrap() {
@@ -1416,7 +1500,12 @@ mod tests {
     fn every_form_of_every_setting_arrives() {
         let value = |key: &str| match key {
             "listen" => "127.0.0.1:4566",
-            "server" | "sqs_endpoint" | "http_destinations" | "aws_fallback_endpoint" => "http://example.org:81",
+            "server"
+            | "http_destinations"
+            | "sqs_endpoint"
+            | "kinesis_endpoint"
+            | "dynamodb_streams_endpoint"
+            | "aws_fallback_endpoint" => "http://example.org:81",
             "token" => "t0k3n",
             "log" => "debug",
             "log_format" => "json",

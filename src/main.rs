@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod outbox;
+mod remote;
 mod server;
 
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 //!
 //! It reaches nothing that the configuration does not allow, follows no redirect, and keeps nothing: who sent it tries again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +12,12 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use offshoot_model::{Error, ErrorKind};
 use offshoot_node::queue::{Boxed, Carrier, Shipment, Target, Undelivered};
+use offshoot_node::sources::{Remote, Service};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 
 use crate::config::ServerUrl;
+use crate::remote::Endpoints;
 
 /// The longest that one delivery may take, connection and answer included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,14 +29,14 @@ const SHOWN: usize = 200;
 /// The way out.
 #[derive(Debug)]
 pub struct Outbox {
-    sqs: Option<ServerUrl>,
+    remote: Arc<Endpoints>,
     http: Vec<ServerUrl>,
 }
 
 impl Outbox {
     /// A way out to these places only.
-    pub fn new(sqs: Option<ServerUrl>, http: Vec<ServerUrl>) -> Self {
-        Outbox { sqs, http }
+    pub fn new(remote: Arc<Endpoints>, http: Vec<ServerUrl>) -> Self {
+        Outbox { remote, http }
     }
 
     fn allows(&self, url: &str) -> Option<ServerUrl> {
@@ -54,7 +57,7 @@ impl Carrier for Outbox {
         let refuse = |message: String| Err(Error::new(ErrorKind::InvalidInput, message));
         match target {
             Target::Function(..) => Ok(()),
-            Target::Sqs(..) if self.sqs.is_some() => Ok(()),
+            Target::Sqs(..) if self.remote.sqs.is_some() => Ok(()),
             Target::Sqs(..) => {
                 refuse(format!("{target} cannot be reached: name the queues' address with sqs_endpoint"))
             }
@@ -70,9 +73,11 @@ impl Carrier for Outbox {
         Box::pin(async move {
             let lasting = |message: String| Undelivered { message, lasting: true };
             self.check(&shipment.target).map_err(|e| lasting(e.message))?;
-            let (url, request) = match (&shipment.target, &self.sqs) {
-                (Target::Sqs(_, account, name), Some(sqs)) => {
-                    (sqs.clone(), send_message(sqs, account, name, &shipment))
+            let (url, request) = match (&shipment.target, &self.remote.sqs) {
+                (Target::Sqs(region, account, name), Some(sqs)) => {
+                    let message = send_message(sqs, account, name, &shipment);
+                    let sent = self.remote.call(Service::Sqs, region, "SendMessage", message, PATIENCE).await;
+                    return sent.map(drop).map_err(|e| Undelivered { message: e.to_string(), lasting: false });
                 }
                 (Target::Http(url), _) => {
                     let url = self.allows(url).ok_or_else(|| lasting("that address is not allowed".to_owned()))?;
@@ -103,14 +108,8 @@ fn post(url: &ServerUrl, body: Bytes) -> Result<Request<Full<Bytes>>, http::Erro
         .body(Full::new(body))
 }
 
-/// SQS's `SendMessage` in its JSON protocol (AWS JSON 1.0). It carries no signature: the queues that an operator runs himself
-/// do not ask for one, and credentials of an AWS account are not this server's to hold.
-fn send_message(
-    url: &ServerUrl,
-    account: &str,
-    name: &str,
-    shipment: &Shipment,
-) -> Result<Request<Full<Bytes>>, http::Error> {
+/// What SQS's `SendMessage` is told.
+fn send_message(url: &ServerUrl, account: &str, name: &str, shipment: &Shipment) -> Value {
     let mut message = Map::new();
     message.insert("QueueUrl".into(), format!("{url}/{account}/{name}").into());
     message.insert("MessageBody".into(), String::from_utf8_lossy(&shipment.body).into());
@@ -125,14 +124,7 @@ fn send_message(
     if name.ends_with(".fifo") {
         message.insert("MessageGroupId".into(), "offshoot".into());
     }
-    let path = if url.prefix.is_empty() { "/" } else { &url.prefix };
-    Request::builder()
-        .method(Method::POST)
-        .uri(path)
-        .header(header::HOST, url.authority())
-        .header(header::CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"))
-        .header("x-amz-target", HeaderValue::from_static("AmazonSQS.SendMessage"))
-        .body(Full::new(Value::Object(message).to_string().into()))
+    Value::Object(message)
 }
 
 async fn exchange(url: &ServerUrl, request: Request<Full<Bytes>>) -> Result<(), String> {
@@ -162,7 +154,7 @@ mod tests {
 
     fn outbox() -> Outbox {
         let allowed = ["http://hooks.example:8080/in", "http://127.0.0.1:9"];
-        Outbox::new(None, allowed.iter().map(|u| ServerUrl::parse_with_query(u).unwrap()).collect())
+        Outbox::new(Arc::default(), allowed.iter().map(|u| ServerUrl::parse_with_query(u).unwrap()).collect())
     }
 
     #[test]
@@ -200,12 +192,7 @@ mod tests {
             body: Bytes::from_static(b"{}"),
             attributes: vec![("ErrorCode", "Number", "200".to_owned())],
         };
-        let request = send_message(&url, "000000000000", "dead", &shipment).unwrap();
-        assert_eq!(request.headers()["x-amz-target"], "AmazonSQS.SendMessage");
-        assert_eq!(request.headers()["content-type"], "application/x-amz-json-1.0");
-        let body =
-            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(request.into_body().collect());
-        let body: Value = serde_json::from_slice(&body.unwrap().to_bytes()).unwrap();
+        let body = send_message(&url, "000000000000", "dead", &shipment);
         assert_eq!(
             body,
             json!({"QueueUrl": "http://127.0.0.1:9324/000000000000/dead", "MessageBody": "{}",

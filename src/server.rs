@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::error::CliError;
 use crate::config::{Auth, Env, LogFormat, ServeConfig, WarmRuntimes};
 use crate::outbox::Outbox;
+use crate::remote::Endpoints;
 
 /// Serves until it is told to stop.
 pub fn run(config: ServeConfig) -> Result<(), CliError> {
@@ -158,6 +159,13 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
     }
     let nursery =
         std::env::current_exe().map_err(|e| CliError::config(format!("this program cannot find itself: {e}")))?;
+    let remote = Arc::new(Endpoints {
+        sqs: config.sqs_endpoint.clone(),
+        kinesis: config.kinesis_endpoint.clone(),
+        dynamodb_streams: config.dynamodb_streams_endpoint.clone(),
+        key_id: config.aws_access_key_id.clone(),
+        secret: config.aws_secret_access_key.clone(),
+    });
     Ok(NodeConfig {
         data_dir: config.data_dir.clone(),
         limits: config.limits.clone(),
@@ -189,8 +197,9 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
         },
         queue: QueueSettings {
             pace: Pace { retry_ms: config.async_retry_base.0 },
-            carrier: Arc::new(Outbox::new(config.sqs_endpoint.clone(), config.http_destinations.clone())),
+            carrier: Arc::new(Outbox::new(remote.clone(), config.http_destinations.clone())),
         },
+        remote,
     })
 }
 

@@ -350,8 +350,9 @@ def event_sources():
     while client.get_event_source_mapping(UUID=made["UUID"])["State"] != "Enabled":
         assert time.time() < until
         time.sleep(0.1)
-    changed = client.update_event_source_mapping(UUID=made["UUID"], BatchSize=5, Enabled=False)
+    changed = client.update_event_source_mapping(UUID=made["UUID"], BatchSize=5)
     assert (changed["State"], changed["BatchSize"]) == ("Updating", 5)
+    assert client.update_event_source_mapping(UUID=made["UUID"], Enabled=False)["State"] == "Disabling"
     assert [m["UUID"] for m in client.list_event_source_mappings(FunctionName="fed")["EventSourceMappings"]] == [made["UUID"]]
     assert client.delete_event_source_mapping(UUID=made["UUID"])["State"] == "Deleting"
     refused("ResourceNotFoundException", lambda: client.get_event_source_mapping(UUID=made["UUID"]))

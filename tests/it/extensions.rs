@@ -70,6 +70,7 @@ impl Ground {
             cgroup_root: None,
             warm: Warm::None,
             queue: QueueSettings { pace: Pace { retry_ms: 100 }, carrier: Arc::new(NoCarrier) },
+            remote: Arc::new(offshoot_node::sources::NoRemote),
         };
         let node = runtime.block_on(async { Node::start(config).unwrap() });
         Ground { runtime, node, dir }

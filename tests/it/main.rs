@@ -22,6 +22,7 @@ mod lambda;
 mod lifecycle;
 mod official_clients;
 mod packages;
+mod pollers;
 mod queue;
 mod shutdown;
 mod streaming;

@@ -134,7 +134,10 @@ fn aws_type(status: StatusCode, kind: &'static str) -> &'static str {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let status = match error.kind {
-            ErrorKind::InvalidInput | ErrorKind::BadArchive | ErrorKind::RuntimeMissing => StatusCode::BAD_REQUEST,
+            ErrorKind::InvalidInput
+            | ErrorKind::BadArchive
+            | ErrorKind::RuntimeMissing
+            | ErrorKind::RecursiveInvocation => StatusCode::BAD_REQUEST,
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Conflict => StatusCode::CONFLICT,

@@ -62,6 +62,8 @@ kinds! {
     ShuttingDown = "shutting-down", Platform, true;
     /// The caller may not do this.
     Denied = "denied", Caller, false;
+    /// A function has called itself too often in one chain of calls, and this call would go on with it.
+    RecursiveInvocation = "recursive-invocation", Caller, false;
     /// A bug in Offshoot.
     Internal = "internal", Platform, true;
 }

@@ -12,10 +12,12 @@ pub mod observe;
 pub mod pool;
 pub mod prelude;
 pub mod queue;
+pub mod recursion;
 pub mod registry;
 pub mod roles;
 pub mod runtime;
 mod runtime_api;
+pub mod sources;
 pub mod templates;
 
 pub use catalog::Catalog;

@@ -24,6 +24,7 @@ use crate::queue::{Carrier, NodeHost, Opened, Pace, Queue, QueueLimits, QueueMet
 use crate::registry::{DeployRequest, Registry, Settings, Version};
 use crate::roles::Roles;
 use crate::runtime::{RuntimeOptions, RuntimeTable};
+use crate::sources::{Parts, Remote, SourceMetrics, Sources};
 use crate::templates::Templates;
 
 /// What a node is made with.
@@ -51,6 +52,8 @@ pub struct NodeConfig {
     pub warm: Warm,
     /// How asynchronous invocations are worked off.
     pub queue: QueueSettings,
+    /// What reaches the queues and streams of event source mappings.
+    pub remote: Arc<dyn Remote>,
 }
 
 /// How asynchronous invocations are worked off.
@@ -83,6 +86,7 @@ pub struct Node {
     catalog: Arc<Catalog>,
     warm: Warm,
     queue: Queue,
+    sources: Sources,
     keys: Keyring,
     roles: Roles,
 }
@@ -99,8 +103,20 @@ const COLLECT: u32 = 240;
 impl Node {
     /// Starts a node. Must be called inside a tokio runtime.
     pub fn start(config: NodeConfig) -> Result<Arc<Self>, Error> {
-        let NodeConfig { data_dir, limits, pool, runtimes, nursery, uids, rootless, without, cgroup_root, warm, queue } =
-            config;
+        let NodeConfig {
+            data_dir,
+            limits,
+            pool,
+            runtimes,
+            nursery,
+            uids,
+            rootless,
+            without,
+            cgroup_root,
+            warm,
+            queue,
+            remote,
+        } = config;
         let store = |what: &str| {
             Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"))
         };
@@ -114,6 +130,8 @@ impl Node {
         let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let queue_metrics = QueueMetrics::default();
         metrics.extend(|r| queue_metrics.register(r));
+        let source_metrics = SourceMetrics::default();
+        metrics.extend(|r| source_metrics.register(r));
         let metrics = Arc::new(metrics);
         metrics.set_concurrency_limit(u64::from(limits.concurrency));
         let runtime_dir = assets::lay_out(&data_dir)?;
@@ -144,9 +162,19 @@ impl Node {
         let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), catalog: catalog.clone() };
         let lost = |_| Error::new(ErrorKind::Internal, "the queue could not be opened: see the server's log");
         let opened = opening.join().map_err(lost)??;
-        let queue = Queue::start(opened, queue_limits, Arc::new(host), queue.carrier, queue_metrics);
+        let host = Arc::new(host);
+        let parts = Parts {
+            host: host.clone(),
+            remote,
+            carrier: queue.carrier.clone(),
+            catalog: catalog.clone(),
+            metrics: source_metrics,
+            event_bytes: shared.limits.request_bytes as usize,
+        };
+        let queue = Queue::start(opened, queue_limits, host, queue.carrier, queue_metrics);
+        let sources = Sources::start(&data_dir, parts);
         let (keys, roles) = (Keyring::open(&data_dir)?, Roles::open(&data_dir)?);
-        let node = Arc::new(Node { shared, invoker, catalog, warm, queue, keys, roles });
+        let node = Arc::new(Node { shared, invoker, catalog, warm, queue, sources, keys, roles });
         tokio::spawn(make_ready_in_turn(Arc::downgrade(&node), made));
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
@@ -255,7 +283,8 @@ impl Node {
     }
 
     /// Calls a function.
-    pub async fn invoke(&self, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
+    pub async fn invoke(&self, mut invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
+        self.catalog.count_run(&mut invocation)?;
         self.invoker.invoke(invocation).await
     }
 
@@ -266,6 +295,7 @@ impl Node {
 
     /// Takes no new calls and waits until the running ones have ended, at most this long. Returns how many were left.
     pub async fn drain(&self, limit: Duration) -> usize {
+        self.sources.stop();
         self.queue.close();
         self.invoker.drain();
         let began = Instant::now();
@@ -273,6 +303,7 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.queue.settled(limit.saturating_sub(began.elapsed())).await;
+        self.sources.settled(limit.saturating_sub(began.elapsed())).await;
         self.invoker.in_flight()
     }
 

@@ -164,6 +164,7 @@ impl From<Error> for AwsError {
             ErrorKind::CodeCorrupt => Self::new(502, "InvalidZipFileException", text),
             ErrorKind::ShuttingDown => Self::new(503, "ServiceException", text),
             ErrorKind::StartFailed | ErrorKind::Store | ErrorKind::Internal => Self::new(500, "ServiceException", text),
+            ErrorKind::RecursiveInvocation => Self::new(400, "RecursiveInvocationException", text),
             ErrorKind::Denied => Self::new(403, "AccessDeniedException", text),
         };
         if made.status >= 500 {

@@ -60,8 +60,7 @@ pub(super) async fn one<B: Backend>(ask: Ask<'_, B>, method: &Method, uuid: &str
     match *method {
         Method::GET => {
             let view = ask.catalog().mapping(uuid)?;
-            let state = settled_state(&view);
-            Ok(answer(200, &shown(&ask, &view, state)))
+            Ok(answer(200, &shown(&ask, &view, state_of(&view))))
         }
         Method::PUT => update(ask, uuid).await,
         Method::DELETE => {
@@ -72,12 +71,13 @@ pub(super) async fn one<B: Backend>(ask: Ask<'_, B>, method: &Method, uuid: &str
     }
 }
 
-fn settled_state(view: &MappingView) -> &'static str {
-    match (view.settled, view.mapping.enabled) {
-        (true, true) => "Enabled",
-        (true, false) => "Disabled",
-        (false, true) => "Creating",
-        (false, false) => "Disabling",
+/// AWS's word for a mapping's state: that of its last change until the pollers have taken it over.
+fn state_of(view: &MappingView) -> &str {
+    match (view.settled, view.mapping.enabled, view.mapping.change.as_str()) {
+        (true, true, _) => "Enabled",
+        (true, false, _) => "Disabled",
+        (false, _, "") => "Updating",
+        (false, _, change) => change,
     }
 }
 
@@ -137,7 +137,7 @@ async fn update<B: Backend>(mut ask: Ask<'_, B>, uuid: &str) -> Result<Reply, Aw
         members.remove(fixed);
     }
     let view = ask.catalog().update_mapping(uuid, function, members).await?;
-    Ok(answer(202, &shown(&ask, &view, "Updating")))
+    Ok(answer(202, &shown(&ask, &view, state_of(&view))))
 }
 
 fn list<B: Backend>(ask: Ask<'_, B>) -> Result<Reply, AwsError> {
@@ -158,7 +158,7 @@ fn list<B: Backend>(ask: Ask<'_, B>) -> Result<Reply, AwsError> {
     };
     let found = ask.catalog().list_mappings(ask.marker().as_ref(), limit + 1, wanted);
     let (found, next) = cut(found, limit, |v: &MappingView| v.uuid.clone());
-    let all: Vec<Value> = found.iter().map(|v| shown(&ask, v, settled_state(v))).collect();
+    let all: Vec<Value> = found.iter().map(|v| shown(&ask, v, state_of(v))).collect();
     Ok(answer(200, &with_marker(json!({ "EventSourceMappings": all }), next)))
 }
 
@@ -171,5 +171,8 @@ fn shown<B: Backend>(ask: &Ask<'_, B>, view: &MappingView, state: &str) -> Value
     put("LastModified", epoch(view.mapping.modified_ms));
     put("State", json!(state));
     put("StateTransitionReason", json!("USER_INITIATED"));
+    if let Some(result) = &view.result {
+        put("LastProcessingResult", json!(result));
+    }
     Value::Object(out)
 }

@@ -1,7 +1,7 @@
-//! Event source mappings: which queue or stream feeds which function. They are kept, checked and answered here; whoever polls
-//! takes them from `all`.
+//! Event source mappings: which queue or stream feeds which function. They are kept, checked and answered here; `sources` polls
+//! what `all_mappings` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 
 use offshoot_model::FunctionName;
@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 use super::functions::check_tags;
 use super::types::Mapping;
 use super::{Catalog, Document, Fault, MAPPING, Rule, document, fault, now_ms, random_uuid};
+use crate::sources::Filter;
 
 /// Most mappings of a server.
 const MAX_MAPPINGS: usize = 10_000;
-/// How long a change is shown as under way before it is in force, in milliseconds.
+/// How long a change is shown as under way where nobody works the mappings, in milliseconds.
 const SETTLE_MS: u64 = 1_000;
 
 /// A mapping with its id.
@@ -25,6 +26,8 @@ pub struct MappingView {
     pub mapping: Mapping,
     /// Whether its last change has been taken over by now.
     pub settled: bool,
+    /// What its last poll or call came to (`LastProcessingResult`).
+    pub result: Option<String>,
 }
 
 /// What kind of source an ARN names, with AWS's default batch size and whether it is a stream.
@@ -81,16 +84,18 @@ impl Catalog {
         let enabled = settings.get("Enabled").and_then(Value::as_bool).unwrap_or(true);
         let mut settings = settings;
         settings.remove("Enabled");
-        let mapping =
-            Mapping { function_arn, function: name.to_string(), enabled, modified_ms: now_ms(), settings, tags };
+        let (function, modified_ms, change) = (name.to_string(), now_ms(), "Creating".to_owned());
+        let mapping = Mapping { function_arn, function, enabled, modified_ms, change, settings, tags };
         self.put_mapping(&uuid, &mapping)?;
-        Ok(MappingView { uuid, mapping, settled: false })
+        Ok(MappingView { uuid, mapping, settled: false, result: None })
     }
 
     fn put_mapping(&self, uuid: &str, mapping: &Mapping) -> Result<(), Fault> {
         self.registry.store.write(&[document(MAPPING, uuid.to_owned(), mapping)?])?;
         let mut all = self.registry.shelf.mappings.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(uuid.to_owned(), Arc::new(mapping.clone()));
+        drop(all);
+        self.board.ring();
         Ok(())
     }
 
@@ -99,8 +104,24 @@ impl Catalog {
         let all = self.registry.shelf.mappings.read().unwrap_or_else(PoisonError::into_inner);
         let absent = || fault(Rule::NotFound, "The resource you requested does not exist.");
         let mapping = Mapping::clone(all.get(uuid).ok_or_else(absent)?);
-        let settled = now_ms().saturating_sub(mapping.modified_ms) >= SETTLE_MS;
-        Ok(MappingView { uuid: uuid.to_owned(), mapping, settled })
+        drop(all);
+        Ok(self.seen(uuid, mapping))
+    }
+
+    /// A mapping with what is known of its work.
+    fn seen(&self, uuid: &str, mapping: Mapping) -> MappingView {
+        let status = self.board.status(uuid).unwrap_or_default();
+        let settled = match self.board.attended() {
+            true => status.in_force_ms == mapping.modified_ms,
+            false => now_ms().saturating_sub(mapping.modified_ms) >= SETTLE_MS,
+        };
+        MappingView { uuid: uuid.to_owned(), mapping, settled, result: status.result }
+    }
+
+    /// All mappings by id.
+    pub fn all_mappings(&self) -> HashMap<String, Arc<Mapping>> {
+        let all = self.registry.shelf.mappings.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(uuid, mapping)| (uuid.clone(), Arc::clone(mapping))).collect()
     }
 
     /// Changes members of a mapping.
@@ -133,11 +154,18 @@ impl Catalog {
         }
         let mut settings = mapping.settings.clone();
         settings.extend(members);
-        mapping.enabled = settings.remove("Enabled").and_then(|v| v.as_bool()).unwrap_or(mapping.enabled);
+        let before = mapping.enabled;
+        mapping.enabled = settings.remove("Enabled").and_then(|v| v.as_bool()).unwrap_or(before);
+        mapping.change = match (before, mapping.enabled) {
+            (true, false) => "Disabling",
+            (false, true) => "Enabling",
+            _ => "Updating",
+        }
+        .to_owned();
         mapping.settings = complete(settings, uuid)?;
         mapping.modified_ms = now_ms();
         self.put_mapping(uuid, &mapping)?;
-        Ok(MappingView { uuid: uuid.to_owned(), mapping, settled: false })
+        Ok(MappingView { settled: false, ..self.seen(uuid, mapping) })
     }
 
     /// Removes a mapping, and answers what it was.
@@ -152,6 +180,7 @@ impl Catalog {
             };
             this.registry.store.write(&[Document { kind: MAPPING, key: uuid.clone(), text: None }])?;
             shelf.mappings.write().unwrap_or_else(PoisonError::into_inner).remove(&uuid);
+            this.board.ring();
             Ok(Ok(view))
         });
         done.await?
@@ -167,14 +196,7 @@ impl Catalog {
         let all = self.registry.shelf.mappings.read().unwrap_or_else(PoisonError::into_inner);
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         let found = all.range::<String, _>((from, std::ops::Bound::Unbounded)).filter(|(_, m)| wanted(m)).take(limit);
-        let now = now_ms();
-        found
-            .map(|(uuid, m)| MappingView {
-                uuid: uuid.clone(),
-                mapping: Mapping::clone(m),
-                settled: now.saturating_sub(m.modified_ms) >= SETTLE_MS,
-            })
-            .collect()
+        found.map(|(uuid, m)| self.seen(uuid, Mapping::clone(m))).collect()
     }
 
     /// Adds and removes tags of a mapping.
@@ -244,6 +266,9 @@ fn complete(mut members: Map<String, Value>, uuid: &str) -> Result<Map<String, V
         (Some(p), _) if p == "AT_TIMESTAMP" && kind == "dynamodb" => {
             return invalid(format!("Unsupported starting position for arn type: {}", arn.unwrap_or_default()));
         }
+        (Some(p), _) if p == "AT_TIMESTAMP" && !members.contains_key("StartingPositionTimestamp") => {
+            return invalid("StartingPosition AT_TIMESTAMP needs a StartingPositionTimestamp.".to_owned());
+        }
         _ => {}
     }
     if kind == "self-managed-kafka" && members.get("SourceAccessConfigurations").is_none_or(Value::is_null) {
@@ -253,7 +278,12 @@ fn complete(mut members: Map<String, Value>, uuid: &str) -> Result<Map<String, V
     if success.is_some_and(|s| s.get("Destination").is_some_and(|d| d.as_str().is_some_and(|d| !d.is_empty()))) {
         return invalid("Unsupported DestinationConfig parameter for given event source mapping type.".to_owned());
     }
-    check_filters(&members)?;
+    if Filter::parse(members.get("FilterCriteria")).is_none() {
+        return invalid("Invalid filter pattern definition.".to_owned());
+    }
+    if members.get("TumblingWindowInSeconds").and_then(Value::as_i64).is_some_and(|s| s > 0) {
+        return Err(fault(Rule::Unsupported, "TumblingWindowInSeconds is not supported by this server: use 0"));
+    }
     let mut or = |key: &str, value: Value| {
         if members.get(key).is_none_or(Value::is_null) {
             members.insert(key.to_owned(), value);
@@ -301,27 +331,14 @@ fn check_ranges(members: &Map<String, Value>, kind: &str) -> Result<(), Fault> {
             return Err(fault(Rule::Invalid, format!("{key} is {value}: it must be from {low} to {high}")));
         }
     }
+    let scaling = members.get("ScalingConfig").and_then(|c| c.get("MaximumConcurrency")).and_then(Value::as_i64);
+    if let Some(value) = scaling.filter(|v| !(2..=1000).contains(v)) {
+        let message = format!("ScalingConfig.MaximumConcurrency is {value}: it must be from 2 to 1000");
+        return Err(fault(Rule::Invalid, message));
+    }
     if kind == "sqs" && number("BatchSize") > Some(10) && number("MaximumBatchingWindowInSeconds") < Some(1) {
         let message = "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10";
         return Err(fault(Rule::Invalid, message));
-    }
-    Ok(())
-}
-
-/// A filter's pattern is a JSON object whose leaves are lists.
-fn check_filters(members: &Map<String, Value>) -> Result<(), Fault> {
-    fn is_pattern(value: &Value, depth: usize) -> bool {
-        match value {
-            Value::Object(map) => depth < 32 && map.values().all(|v| v.is_array() || is_pattern(v, depth + 1)),
-            _ => false,
-        }
-    }
-    let filters = members.get("FilterCriteria").and_then(|c| c.get("Filters")).and_then(Value::as_array);
-    for filter in filters.into_iter().flatten() {
-        let pattern = filter.get("Pattern").and_then(Value::as_str).unwrap_or("");
-        if !serde_json::from_str::<Value>(pattern).is_ok_and(|p| is_pattern(&p, 0)) {
-            return Err(fault(Rule::Invalid, "Invalid filter pattern definition."));
-        }
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::registry::store::{Document, Draft, StoredDocument};
 use crate::registry::{Registry, Version, now_ms};
+use crate::sources::Board;
 pub use functions::{Code, NewFunction, Patch, Progress, View};
 pub use layers::{LayerContent, NewLayer};
 pub use mappings::MappingView;
@@ -274,6 +275,7 @@ pub struct Catalog {
     /// Functions that are being made ready, and those where that failed.
     progress: Mutex<HashMap<FunctionName, Progress>>,
     made: mpsc::UnboundedSender<Made>,
+    board: Arc<Board>,
 }
 
 impl Catalog {
@@ -281,12 +283,22 @@ impl Catalog {
     /// function is in it at most once, since it takes no other change meanwhile.
     pub fn new(registry: Arc<Registry>, place: Place) -> (Arc<Self>, mpsc::UnboundedReceiver<Made>) {
         let (made, queue) = mpsc::unbounded_channel();
-        (Arc::new(Catalog { registry, place, progress: Mutex::default(), made }), queue)
+        (Arc::new(Catalog { registry, place, progress: Mutex::default(), made, board: Arc::default() }), queue)
     }
 
     /// Where this server says that it is.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// What is known of event source mappings at work.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// The role of a function, as it was given.
+    pub(crate) fn role_of(&self, name: &FunctionName) -> String {
+        self.entry(name).doc.fields.role.clone()
     }
 
     /// The registry below.

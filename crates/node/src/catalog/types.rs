@@ -344,6 +344,9 @@ pub struct Mapping {
     pub enabled: bool,
     /// Milliseconds since 1970.
     pub modified_ms: u64,
+    /// AWS's word for the last change while it is taken over: `Creating`, `Updating`, `Enabling` or `Disabling`.
+    #[serde(default)]
+    pub change: String,
     /// The members that AWS answers besides, with their defaults.
     pub settings: serde_json::Map<String, Value>,
     /// Tags.

@@ -29,6 +29,9 @@ impl Host for NodeHost {
         }
         let Context { qualifier, client_context, trace } = context;
         invocation.context = Some(Box::new(CallContext { qualifier, client_context, trace, identity: None }));
+        if let Err(looped) = self.catalog.count_run(&mut invocation) {
+            return Box::pin(async move { Err(looped) });
+        }
         Box::pin(self.invoker.invoke(invocation))
     }
 
