@@ -69,9 +69,7 @@ impl Lang {
             Lang::Python => {
                 zip_of(&[("index.py", format!("def handler(req):\n    return {{\"body\": {body}}}\n").as_bytes())])
             }
-            Lang::Ruby => {
-                zip_of(&[("index.rb", format!("def handler(req)\n  {{ body: {body} }}\nend\n").as_bytes())])
-            }
+            Lang::Ruby => zip_of(&[("index.rb", format!("def handler(req)\n  {{ body: {body} }}\nend\n").as_bytes())]),
         }
     }
 }

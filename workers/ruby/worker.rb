@@ -16,10 +16,22 @@
 
 # The worker.
 module Offshoot
-  # Loads a part of the standard library without activating the gem that it may belong to, so that a function's own version
-  # of that gem can still be activated.
-  STANDARD = Kernel.method(defined?(Gem) ? :gem_original_require : :require)
-  %w[json stringio].each { |name| STANDARD.call(name) }
+  # What is required here does not activate the gem that it belongs to, so that a function's own version of a part of the
+  # standard library can still be activated when the worker has that part loaded.
+  def self.without_gems
+    return yield unless defined?(Gem)
+
+    through_gems = Kernel.instance_method(:require)
+    Kernel.define_method(:require, Kernel.instance_method(:gem_original_require))
+    begin
+      yield
+    ensure
+      Kernel.define_method(:require, through_gems)
+      Kernel.__send__(:private, :require)
+    end
+  end
+
+  without_gems { %w[json rbconfig stringio].each { |name| Kernel.require(name) } }
 end
 
 # What AWS's context object is called, and how it behaves.
@@ -102,7 +114,7 @@ module Offshoot
         @have = String.new(capacity: CHUNK, encoding: Encoding::BINARY)
         @more = String.new(capacity: CHUNK, encoding: Encoding::BINARY)
         @claims = claims
-      rescue SystemCallError
+      rescue SystemCallError, ArgumentError # Ruby may use the number itself
         Log.write("the worker has no channel: descriptor 3 is not open")
         Process.exit!(64)
       end
@@ -161,7 +173,7 @@ module Offshoot
         claims = IO.for_fd(4, "rb", autoclose: false)
         claims.close_on_exec = true
         claims
-      rescue SystemCallError
+      rescue SystemCallError, ArgumentError
         nil # without claims no call is sent behind another
       end
 
@@ -206,7 +218,11 @@ module Offshoot
 
     def initialize(path)
       Kernel.raise(ArgumentError, "no path was given") unless path
-      fiddle
+      begin
+        Offshoot.without_gems { Kernel.require("fiddle") }
+      rescue LoadError
+        TOPLEVEL_BINDING.receiver.__send__(:require, "fiddle") # a gem of its own in newer Rubies
+      end
       library = Fiddle.dlopen(path)
       int, text = Fiddle::TYPE_INT, Fiddle::TYPE_VOIDP
       @functions = {
@@ -220,14 +236,6 @@ module Offshoot
     def call(name, *arguments)
       @functions.fetch(name).call(*arguments)
     end
-
-    # A gem of its own in newer Rubies.
-    def fiddle
-      STANDARD.call("fiddle")
-    rescue LoadError
-      Kernel.require("fiddle")
-    end
-    private :fiddle
 
     # Serves the control socket; returns only in a clone, whose box is sealed by then.
     def fork_clones
@@ -734,7 +742,7 @@ module Offshoot
     end
 
     def self.extend_logger
-      STANDARD.call("logger")
+      Offshoot.without_gems { Kernel.require("logger") }
       const_set(:AwsFormatter, Class.new(Logger::Formatter) do
         def call(severity, time, progname, msg)
           about = [severity[0], format_datetime(time), Process.pid, severity, Log.request_id, progname, msg2str(msg)]
@@ -750,7 +758,7 @@ module Offshoot
   # The life of the process.
   module Life
     # What AWS's client has loaded, and what functions most often require beside it. Once in the template it costs its
-    # clones neither time nor memory. It is loaded without activating a gem, so that a function's own versions may be.
+    # clones neither time nor memory.
     PRELOAD = %w[
       base64 benchmark bigdecimal cgi/util cgi/escape date delegate digest digest/sha2 English erb etc fileutils forwardable io/console io/wait
       ipaddr json logger monitor net/http observer open3 openssl optparse ostruct pathname pp rbconfig securerandom set shellwords singleton
@@ -784,6 +792,7 @@ module Offshoot
           Log.write("the worker cannot use #{library}: #{e.message}")
           Process.exit!(MISSING_LIBRARY)
         end
+        paths
         rehearse
         settle
         state.jail.call(:announce, RUBY_VERSION)
@@ -799,33 +808,51 @@ module Offshoot
         rescue Exception
           state.jail = nil # `ready` says that there is no snapshot
         end
+        paths
         work
       end
 
       def preload
-        $LOAD_PATH.unshift(*Loading::LIBRARIES)
-        Loading.paths("", "")
-        PRELOAD.each do |name|
-          STANDARD.call(name)
-        rescue LoadError
-          next # some are gems of their own in newer Rubies, and interpreters are built without openssl and the like
+        Offshoot.without_gems do
+          PRELOAD.each do |name|
+            Kernel.require(name)
+          rescue LoadError
+            next # some are gems of their own in newer Rubies, and interpreters are built without openssl and the like
+          end
         end
+      end
+
+      # The places that every function's code is looked for in: clones find most of their paths set.
+      def paths
+        $LOAD_PATH.unshift(*(Loading::LIBRARIES - $LOAD_PATH))
+        Loading.paths("", "")
       end
 
       # Leaves the heap as clones should find it: what is old is marked as old and lies together, so that a clone's
       # collections write to few of the pages that it shares.
       def settle
-        return Process.warmup if Process.respond_to?(:warmup)
-
-        age
-        GC.compact if GC.respond_to?(:compact)
+        if Process.respond_to?(:warmup)
+          Process.warmup
+        else
+          age
+          GC.compact if GC.respond_to?(:compact)
+        end
       rescue NotImplementedError
         nil # not every machine can compact
+      ensure
+        sort
       end
 
       # An object is old when it has survived three collections.
       def age
         4.times { GC.start }
+      end
+
+      # What collections have freed lies on the C library's list of the unsorted, and the next allocation of some size sorts it,
+      # with a write to every piece: here, once, and not in each clone.
+      def sort
+        3.times { String.new(capacity: 100_000).clear }
+        @sorted = String.new(capacity: 100_000)
       end
 
       # The first frame and what follows from it.
@@ -857,6 +884,7 @@ module Offshoot
       # The rest of the life of a function template: first in the template, then in each of its clones.
       def be_snapshot(started)
         age # and nothing is moved: what a function loads may not be made for that
+        sort
         ready(started)
         state.jail.fork_clones
         state.cloned = true

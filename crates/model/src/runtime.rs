@@ -109,9 +109,17 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in
-            ["nodejs18.x", "nodejs24.x", "python3.9", "python3.13", "ruby3.1", "ruby3.4", "provided", "provided.al2", "provided.al2023"]
-        {
+        for name in [
+            "nodejs18.x",
+            "nodejs24.x",
+            "python3.9",
+            "python3.13",
+            "ruby3.1",
+            "ruby3.4",
+            "provided",
+            "provided.al2",
+            "provided.al2023",
+        ] {
             assert_eq!(RuntimeName::parse(name).unwrap().to_string(), name);
         }
         for bad in [

@@ -61,8 +61,8 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
         }
         // -s: no site directory of a user; -B: no bytecode beside read-only code; utf8: whatever the locale is called.
         Language::Python => &["-s", "-B", "-X", "utf8", "/var/runtime/python/worker.py"],
-        // Whatever the locale is called; and a template's environment is this server's, so no options come from there.
-        Language::Ruby => &["-EUTF-8", "--disable=rubyopt", "/var/runtime/ruby/worker.rb"],
+        // utf8: whatever the locale is called.
+        Language::Ruby => &["-EUTF-8", "/var/runtime/ruby/worker.rb"],
         // Its program is found in the box (`runtime_api`), and needs no argument of ours.
         Language::Provided => return Program { argv: Vec::new(), env: base_env(), binds },
     };
