@@ -6,6 +6,7 @@ cd "$(dirname "$0")"
 . scripts/setup.sh
 scripts/clients.sh
 scripts/aws_server.sh
+scripts/ruby.sh
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -34,21 +34,30 @@ pub const ECHOED: &str = r#"{"ok":true,"event":{"name":"world","n":1,"items":["a
 pub enum Lang {
     Node,
     Python,
+    Ruby,
 }
 
 impl Lang {
+    /// What every bench measures.
     pub const ALL: [Lang; 2] = [Lang::Node, Lang::Python];
+
+    /// What cold starts are measured of: Ruby too, where this machine has it.
+    pub fn all_here() -> Vec<Lang> {
+        let ruby = std::path::Path::new("/usr/bin/ruby").exists().then_some(Lang::Ruby);
+        Lang::ALL.into_iter().chain(ruby).collect()
+    }
 
     pub fn name(self) -> &'static str {
         match self {
             Lang::Node => "Node",
             Lang::Python => "Python",
+            Lang::Ruby => "Ruby",
         }
     }
 
     /// The runtime as a deployment names it: the version that is on the path, or what the environment says.
     pub fn runtime(self) -> Res<String> {
-        static ASKED: [OnceLock<String>; 2] = [OnceLock::new(), OnceLock::new()];
+        static ASKED: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
         let asked = &ASKED[self as usize];
         if let Some(name) = asked.get() {
             return Ok(name.clone());
@@ -61,6 +70,7 @@ impl Lang {
         let (variable, program, argument) = match self {
             Lang::Node => ("BENCH_NODE", "node", "--version"),
             Lang::Python => ("BENCH_PYTHON", "python3", "--version"),
+            Lang::Ruby => ("BENCH_RUBY", "/usr/bin/ruby", "--version"),
         };
         if let Ok(name) = std::env::var(variable) {
             return Ok(name);
@@ -71,6 +81,7 @@ impl Lang {
         match (self, digits.as_slice()) {
             (Lang::Node, [major, ..]) => Ok(format!("nodejs{major}.x")),
             (Lang::Python, [major, minor, ..]) => Ok(format!("python{major}.{minor}")),
+            (Lang::Ruby, [major, minor, ..]) => Ok(format!("ruby{major}.{minor}")),
             _ => Err(format!("{program} says '{said}'").into()),
         }
     }
@@ -79,6 +90,7 @@ impl Lang {
         match self {
             Lang::Node => "index.js",
             Lang::Python => "index.py",
+            Lang::Ruby => "index.rb",
         }
     }
 
@@ -89,6 +101,7 @@ impl Lang {
             Lang::Node => ("node", ["-e", "0"]),
             Lang::Python if std::path::Path::new("/usr/bin/python3").exists() => ("/usr/bin/python3", ["-c", "pass"]),
             Lang::Python => ("python3", ["-c", "pass"]),
+            Lang::Ruby => ("/usr/bin/ruby", ["-e", "0"]),
         };
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -104,6 +117,9 @@ impl Lang {
             Lang::Python => format!(
                 "# {salt}\ncalls = 0\ndef handler(request):\n    global calls\n    calls += 1\n    return {{'hello': 'world', 'calls': calls}}\n"
             ),
+            Lang::Ruby => {
+                format!("# {salt}\n$calls = 0\ndef handler(request) = {{ hello: 'world', calls: $calls += 1 }}\n")
+            }
         }
     }
 
@@ -111,6 +127,7 @@ impl Lang {
         match self {
             Lang::Node => "exports.handler = async (request) => ({ ok: true, event: await request.json() });\n",
             Lang::Python => "def handler(request):\n    return {'ok': True, 'event': request.json()}\n",
+            Lang::Ruby => "def handler(request) = { ok: true, event: request.json }\n",
         }
     }
 
@@ -141,6 +158,10 @@ impl Lang {
                 "import os, threading, time\ntime.sleep(0.5)\ncalls = 0\ndef handler(request):\n    global calls\n    calls += 1\n    \
                  threading.Timer(0.005, os._exit, [0]).start()\n    return {'hello': 'world', 'calls': calls}\n"
             }
+            Lang::Ruby => {
+                "sleep 0.5\n$calls = 0\ndef handler(request)\n  Thread.new { sleep 0.005; exit!(0) }\n  \
+                 { hello: 'world', calls: $calls += 1 }\nend\n"
+            }
         }
     }
 
@@ -154,6 +175,9 @@ impl Lang {
             Lang::Python => format!(
                 "# {salt}\nimport time\ndef handler(request):\n    \
                  time.sleep(max(0, request.json()['until'] / 1000 - time.time()))\n    return {{'ok': True}}\n"
+            ),
+            Lang::Ruby => format!(
+                "# {salt}\ndef handler(request)\n  sleep([0, request.json['until'] / 1000.0 - Time.now.to_f].max)\n  {{ ok: true }}\nend\n"
             ),
         }
     }

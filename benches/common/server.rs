@@ -75,14 +75,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// A fresh server with both languages warm, which starts nothing ahead of demand (that would flatter cold starts).
+    /// A fresh server with both languages that every bench measures warm.
     pub fn start() -> Res<Self> {
-        let warm = format!("--warm-runtimes={},{}", Lang::Node.runtime()?, Lang::Python.runtime()?);
+        Server::start_with(&Lang::ALL)
+    }
+
+    /// A fresh server with these languages warm, which starts nothing ahead of demand (that would flatter cold starts).
+    pub fn start_with(langs: &[Lang]) -> Res<Self> {
+        let names = langs.iter().map(|lang| lang.runtime()).collect::<Res<Vec<_>>>()?;
+        let warm = format!("--warm-runtimes={}", names.join(","));
         let scratch = Scratch::new()?;
         let mut server = Server::start_in(&scratch.path().join("data"), &[&warm, "--prewarm=false"])?;
         server._scratch = Some(scratch);
-        for lang in Lang::ALL {
-            server.warm_up(lang)?;
+        for lang in langs {
+            server.warm_up(*lang)?;
         }
         Ok(server)
     }

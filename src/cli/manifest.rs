@@ -35,7 +35,7 @@ static FIELDS: &[Field] = &[
         form: "runtime",
         value: "NAME",
         words: &[],
-        help: "Runtime, as AWS names it: nodejs20.x, python3.11",
+        help: "Runtime, as AWS names it: nodejs20.x, python3.11, ruby3.4",
         read: runtime,
     },
     Field {

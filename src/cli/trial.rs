@@ -97,6 +97,7 @@ async fn call(node: &Node, installed: &Installed, dir: &Path) -> Result<Outcome<
     let (file, code) = match installed.name.language {
         Language::Node => ("index.js", "exports.handler = async () => ({ body: 'ok' });\n"),
         Language::Python => ("main.py", "def handler(req):\n    return {'body': 'ok'}\n"),
+        Language::Ruby => ("main.rb", "def handler(req)\n  { body: 'ok' }\nend\n"),
         // Not on the list of what was found on the machine.
         Language::Provided => ("bootstrap", "#!/bin/sh\n"),
     };

@@ -120,6 +120,7 @@ fn what_cannot_be_json_is_said_so(lang: Lang) {
     let values = match lang {
         Lang::Node => ["circle", "bigint", "fn", "symbol", "thrower"],
         Lang::Python => ["circle", "object", "set", "bytes_inside", "fn"],
+        Lang::Ruby => ["circle", "not_a_number", "endless", "bad_text", "thrower"],
     };
     for value in values {
         let answer = server.native(&name, value).expect(200);
@@ -134,6 +135,7 @@ fn handlers_are_found_where_they_are_named(lang: Lang) {
     let (nested, flat): (&[(&str, &[u8])], &str) = match lang {
         Lang::Node => (&[("src/deep/app.js", b"exports.run = async () => ({ body: 'deep' });")], "src/deep/app.run"),
         Lang::Python => (&[("src/deep/app.py", b"def run(req):\n    return {'body': 'deep'}\n")], "src/deep/app.run"),
+        Lang::Ruby => (&[("src/deep/app.rb", b"def run(req)\n  { body: 'deep' }\nend\n")], "src/deep/app.run"),
     };
     let name = format!("nested-{}", lang.dir());
     server.deploy(&name, &zip_of(nested), &[("handler", flat), ("convention", "request")]);
@@ -166,6 +168,10 @@ fn syntax_and_import_errors_are_named(lang: Lang) {
         Lang::Python => (
             &[("index.py", b"def handler(req:\n  pass")],
             &[("index.py", b"import no_such_module\ndef handler(req): return 1\n")],
+        ),
+        Lang::Ruby => (
+            &[("index.rb", b"def handler(req\n  1\nend\n")],
+            &[("index.rb", b"require 'no_such_library'\ndef handler(req) = 1\n")],
         ),
     };
     for (files, kind, word) in

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Server, root, zip_of_dir};
+use crate::harness::{Lang, Server, root, zip_of_dir};
 
 #[test]
 fn examples_run() {
@@ -21,7 +21,8 @@ fn examples_run() {
             .unwrap();
         assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
     };
-    for name in ["hello-js", "hello-python"] {
+    let ruby = Lang::Ruby.is_here("examples/hello-ruby").then_some("hello-ruby");
+    for name in ["hello-js", "hello-python"].into_iter().chain(ruby) {
         deploy(name);
         assert_eq!(
             server.post(&format!("/invoke/{name}"), r#"{"name":"Ana"}"#).expect(200).json(),

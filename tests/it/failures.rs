@@ -99,6 +99,7 @@ fn eats_memory(lang: Lang) {
     let ways: &[&str] = match lang {
         Lang::Node => &["buffers", "tmp"],
         Lang::Python => &["heap", "mmap", "tmp", "memfd"],
+        Lang::Ruby => &["heap", "objects", "tmp"],
     };
     beside_a_neighbour(
         lang,
@@ -138,7 +139,12 @@ fn big_reply(lang: Lang) {
 fn init_fails(lang: Lang) {
     beside_a_neighbour(lang, "init_fails", &[], |server, name| {
         let (kind, message) = fails(server, name, "", "init", 500);
-        assert_eq!(kind, if lang == Lang::Node { "RangeError" } else { "ValueError" });
+        let own = match lang {
+            Lang::Node => "RangeError",
+            Lang::Python => "ValueError",
+            Lang::Ruby => "ArgumentError",
+        };
+        assert_eq!(kind, own);
         assert_eq!(message, "the moon is in the wrong phase");
         eventually("what it printed is in the log", PATIENCE, || {
             server.logs(name).iter().any(|l| l == "about to fail")

@@ -29,15 +29,27 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Lang {
     Node,
     Python,
+    Ruby,
 }
 
 impl Lang {
+    /// The languages that every machine of these tests has.
     pub const ALL: [Lang; 2] = [Lang::Node, Lang::Python];
+
+    /// Whether this machine has the language; said aloud where it has not.
+    pub fn is_here(self, what: &str) -> bool {
+        let here = self != Lang::Ruby || Path::new("/usr/bin/ruby").exists();
+        if !here {
+            skip(what, "Ruby is not on this machine: apt-get install ruby");
+        }
+        here
+    }
 
     pub fn dir(self) -> &'static str {
         match self {
             Lang::Node => "node",
             Lang::Python => "python",
+            Lang::Ruby => "ruby",
         }
     }
 
@@ -57,6 +69,7 @@ impl Lang {
             Lang::Python => {
                 zip_of(&[("index.py", format!("def handler(req):\n    return {{\"body\": {body}}}\n").as_bytes())])
             }
+            Lang::Ruby => zip_of(&[("index.rb", format!("def handler(req)\n  {{ body: {body} }}\nend\n").as_bytes())]),
         }
     }
 }
@@ -71,6 +84,15 @@ macro_rules! per_language {
     ($($name:ident)*) => {
         mod node { $(#[test] fn $name() { super::$name($crate::harness::Lang::Node) })* }
         mod python { $(#[test] fn $name() { super::$name($crate::harness::Lang::Python) })* }
+        mod ruby {
+            $(#[test]
+            fn $name() {
+                let lang = $crate::harness::Lang::Ruby;
+                if lang.is_here(concat!(module_path!(), "::", stringify!($name))) {
+                    super::$name(lang);
+                }
+            })*
+        }
     };
 }
 pub(crate) use per_language;

@@ -37,6 +37,12 @@ fn code(lang: Lang) -> Vec<u8> {
               return {'event': e, 'version': c.function_version, 'arn': c.invoked_function_arn, \
               'context': {'custom': c.client_context.custom} if c.client_context else None, 'trace': os.environ['_X_AMZN_TRACE_ID']}\n",
         )]),
+        Lang::Ruby => zip_of(&[(
+            "index.rb",
+            b"def handler(event:, context:)\n  raise IndexError, 'as asked' if event['fail']\n  return event['reply'] if event.key?('reply')\n  \
+              { event: event, version: context.function_version, arn: context.invoked_function_arn, context: context.client_context, \
+              trace: ENV['_X_AMZN_TRACE_ID'] }\nend\n",
+        )]),
     }
 }
 
@@ -117,6 +123,7 @@ fn versions_run_what_they_were(lang: Lang) {
     let other = zip_of(&[match lang {
         Lang::Node => ("index.js", b"exports.handler = async () => 'two'".as_slice()),
         Lang::Python => ("index.py", b"def handler(e, c): return 'two'".as_slice()),
+        Lang::Ruby => ("index.rb", b"def handler(event:, context:) = 'two'".as_slice()),
     }]);
     let body = json!({"ZipFile": base64(&other), "Publish": true});
     let second = send(&server, "PUT", &format!("{FUNCTIONS}/{name}/code"), &body).expect(200).json();

@@ -1,6 +1,6 @@
 //! The integration tests: the real binary, driven as people and attackers drive it.
 //!
-//! They need root (boxes do), Linux, and Node.js and Python on the machine. `cargo test --test it` runs all of them in a few
+//! They need root (boxes do), Linux, and Node.js and Python on the machine (Ruby where it is). `cargo test --test it` runs all of them in a few
 //! minutes; `SEED=n` repeats a random run, `BINARY=path` tests another build, `UPDATE_GOLDEN=1` rewrites the golden files, `SHOW_SERVER_LOG=1` shows what the
 //! server of a failed test wrote, `NODE_CLIENT=dir` says where AWS's runtime client for Node.js has been installed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -24,6 +24,7 @@ mod official_clients;
 mod packages;
 mod pollers;
 mod queue;
+mod ruby;
 mod shutdown;
 mod streaming;
 mod together;

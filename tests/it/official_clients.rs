@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::custom_runtimes::zip_with_modes;
-use crate::harness::{Server, Shared, eventually, parallel, skip};
+use crate::harness::{Lang, Server, Shared, eventually, parallel, skip};
 
 static SERVER: Shared = Shared::new(&["--keep-alive-ms", "3000"]);
 
@@ -323,10 +323,15 @@ fn a_wrapper_runs_around_our_own_workers() {
     let node = b"exports.handler = async () => [process.env.FROM_WRAPPER, process.env.MINE, process.env._HANDLER];";
     let python = b"import os\ndef lambda_handler(event, context):\n    return [os.environ['FROM_WRAPPER'], os.environ['MINE'], os.environ['_HANDLER']]\n";
     let env = r#"{"AWS_LAMBDA_EXEC_WRAPPER":"/var/task/wrapper","MINE":"x"}"#;
+    let ruby = b"def lambda_handler(event:, context:) = ENV.values_at('FROM_WRAPPER', 'MINE', '_HANDLER')\n";
     for (name, file, code, handler) in [
         ("wrapped-js", "index.js", &node[..], "index.handler"),
         ("wrapped-py", "lambda_function.py", python, "lambda_function.lambda_handler"),
+        ("wrapped-rb", "lambda_function.rb", ruby, "lambda_function.lambda_handler"),
     ] {
+        if name == "wrapped-rb" && !Lang::Ruby.is_here("a wrapper around Ruby's worker") {
+            continue;
+        }
         let archive = zip_with_modes(&[("wrapper", wrapper, 0o755), (file, code, 0o644)]);
         server.deploy(name, &archive, &[("env", env), ("convention", "event")]);
         let seen = reply(&server, name, &json!({}));

@@ -18,6 +18,19 @@ const NODE_SOURCES: &[&str] = &[
 const PYTHON_SOURCES: &[&str] =
     &["random.random", "random kept", "uuid1", "uuid4", "secrets", "os.urandom", "ssl.RAND_bytes", "tempfile"];
 
+const RUBY_SOURCES: &[&str] = &[
+    "rand",
+    "rand kept",
+    "Random.new",
+    "Random.bytes",
+    "Random.seed",
+    "SecureRandom.uuid",
+    "SecureRandom.bytes",
+    "OpenSSL::Random",
+    "OpenSSL::PKey",
+    "Dir::Tmpname",
+];
+
 /// Instances that are looked at.
 const CLONES: usize = 1000;
 
@@ -48,6 +61,7 @@ fn values_of_clones(lang: Lang, snapshot: bool) {
     let required: &[&str] = match lang {
         Lang::Node => NODE_SOURCES,
         Lang::Python => PYTHON_SOURCES,
+        Lang::Ruby => RUBY_SOURCES,
     };
     for name in required {
         assert!(seen[0].contains_key(*name), "the function does not report {name}: {:?}", seen[0].keys());

@@ -9,6 +9,8 @@
 // In C the interface is documented by the contract; the Rust items that the server uses are documented here.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(feature = "clone-lib")]
+mod at_fork;
 pub mod descriptors;
 pub mod enter;
 pub mod filter;

@@ -3,13 +3,15 @@
 //! makes its clones' boxes with the secret that comes with the first request. It never forks by itself (the language does,
 //! which knows what it must do around a fork), but for the second step of a function template's clone.
 //!
-//! `ofs_init(OFS_KEEPS_DESCRIPTORS)` is for engines that own descriptors which must stay valid (libuv).
+//! `ofs_init(OFS_KEEPS_DESCRIPTORS)` is for engines that own descriptors which must stay valid (libuv, CRuby);
+//! `OFS_ENTERS_IN_FORK` for engines that may start a thread before their fork returns (CRuby, `at_fork`).
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::at_fork;
 use crate::descriptors::{self, FIRST_OTHER, GIVEN, Kind};
 use crate::enter::{self, How};
 use crate::filter::Filter;
@@ -20,6 +22,9 @@ use crate::sys::{self, ChildBell, Error, Gate, Result};
 
 /// Flag of `ofs_init`: the engine's descriptors are renewed in a clone, not closed.
 pub const OFS_KEEPS_DESCRIPTORS: c_int = 1;
+
+/// Flag of `ofs_init`: the clone enters its box inside of the C library's `fork`; `ofs_after_fork_child` has nothing left to do.
+pub const OFS_ENTERS_IN_FORK: c_int = 2;
 
 static STATE: Mutex<Option<Template>> = Mutex::new(None);
 
@@ -161,15 +166,17 @@ impl Template {
         }
         let pending = self.pending.as_mut().ok_or_else(|| Error::invalid("no clone was asked for"))?;
         match &self.own {
-            Some(own) => own.new_for_next_child(),
-            None => {
-                pending.pipe = Some(sys::pipe()?);
-                Ok(())
-            }
+            Some(own) => own.new_for_next_child()?,
+            None => pending.pipe = Some(sys::pipe()?),
         }
+        if self.flags & OFS_ENTERS_IN_FORK != 0 {
+            at_fork::arm();
+        }
+        Ok(())
     }
 
     fn after_fork_parent(&mut self, pid: c_int) -> Result<()> {
+        at_fork::disarm();
         let Some(pending) = self.pending.take() else { return Ok(()) };
         let back = self.own.as_ref().map_or(Ok(()), PidNamespace::back);
         let result = if pid < 0 {
@@ -333,8 +340,7 @@ fn leave_descriptors(template: &mut Template, pending: &Pending) -> Result<()> {
 fn second_fork(control: RawFd, pending: &Pending, gate: &Gate) {
     let result = descriptors::join_cgroups(&pending.fds[GIVEN..])
         .and_then(|()| enter::split(&pending.spec, gate))
-        // SAFETY: a template has one thread, and the child of its fork has too.
-        .and_then(|()| unsafe { sys::fork() });
+        .and_then(|()| at_fork::fork_again());
     let pid = match result {
         Ok(0) => return,
         Ok(pid) => pid,
@@ -351,7 +357,7 @@ fn second_fork(control: RawFd, pending: &Pending, gate: &Gate) {
 }
 
 #[inline(never)]
-fn enter_clone() {
+pub(crate) fn enter_clone() {
     let taken = state().take();
     let Some(mut template) = taken else { sys::leave(BOX_FAILED) };
     let Some(pending) = template.pending.take() else { sys::leave(BOX_FAILED) };
@@ -438,7 +444,8 @@ pub extern "C" fn ofs_init(flags: c_int) -> c_int {
         }
         template.filter
     });
-    match Template::new(flags, filter) {
+    let prepared = if flags & OFS_ENTERS_IN_FORK == 0 { Ok(()) } else { at_fork::prepare() };
+    match prepared.and_then(|()| Template::new(flags, filter)) {
         Ok(template) => {
             *state() = Some(template);
             find_generators();
@@ -479,7 +486,8 @@ pub extern "C" fn ofs_after_fork_parent(pid: c_int) -> c_int {
     result
 }
 
-/// In the clone after the fork. A clone whose box cannot be made says so on its channel and ends here.
+/// In the clone after the fork, but for engines of `OFS_ENTERS_IN_FORK`, whose clones have done it by then. A clone whose box cannot
+/// be made says so on its channel and ends here.
 #[unsafe(no_mangle)]
 pub extern "C" fn ofs_after_fork_child() -> c_int {
     enter_clone();

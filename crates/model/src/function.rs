@@ -122,6 +122,7 @@ impl FunctionConfig {
         let bad = |m: String| Err(Error::new(ErrorKind::InvalidInput, m));
         match self.runtime.language {
             Language::Provided => check_provided_handler(&self.handler)?,
+            Language::Ruby => check_ruby_handler(&self.handler)?,
             _ => check_handler(&self.handler)?,
         }
         if !(64..=32_768).contains(&self.memory.0) {
@@ -178,12 +179,43 @@ fn check_handler(handler: &str) -> Result<(), Error> {
 fn check_provided(config: &FunctionConfig) -> Result<(), Error> {
     let bad = |m: &str| Err(Error::new(ErrorKind::InvalidInput, m));
     if config.convention == Convention::Request {
-        return bad("a custom runtime takes events: the convention 'request' is for Node.js and Python");
+        return bad("a custom runtime takes events: the convention 'request' is for Node.js, Python and Ruby");
     }
     if config.snapshot {
-        return bad("a custom runtime cannot be cloned: snapshot is for Node.js and Python");
+        return bad("a custom runtime cannot be cloned: snapshot is for Node.js, Python and Ruby");
     }
     Ok(())
+}
+
+/// A Ruby handler is `path/to/file.method` or `path/to/file.Module::Class.method`, as for AWS's Ruby runtime, which splits it at
+/// its dots.
+fn check_ruby_handler(handler: &str) -> Result<(), Error> {
+    let word = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let constant = |s: &str| s.split("::").all(|part| word(part) && part.starts_with(|c: char| c.is_ascii_uppercase()));
+    let method = |s: &str| word(s.strip_suffix(['?', '!']).unwrap_or(s));
+    let file = |s: &str| {
+        s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-/".contains(&b)) && s.split('/').all(|part| !part.is_empty())
+    };
+    let parts: Vec<&str> = handler.split('.').collect();
+    let good = match parts[..] {
+        [path, name] => file(path) && method(name),
+        [path, owner, name] => file(path) && constant(owner) && method(name),
+        _ => false,
+    };
+    if good && handler.len() <= 128 {
+        return Ok(());
+    }
+    let shown: String = handler.chars().take(80).flat_map(char::escape_default).collect();
+    Err(Error::new(
+        ErrorKind::InvalidInput,
+        format!(
+            "'{shown}' is not a handler of Ruby: write file.method or file.Module::Class.method, for example \
+             lambda_function.lambda_handler or src/app.Shop::Orders.process"
+        ),
+    ))
 }
 
 /// A custom runtime reads its handler itself, from `_HANDLER`: any short printable text (AWS: no white space, 128 characters).
@@ -242,6 +274,16 @@ mod tests {
         }
         for bad in ["", "a b", "a\nb", "é", &"x".repeat(129)] {
             assert!(check_provided_handler(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ruby_handlers_are_files_and_methods() {
+        for good in ["lambda_function.lambda_handler", "src/app.Shop::Orders.process", "a.B.c?", "x-y._run"] {
+            assert!(check_ruby_handler(good).is_ok(), "{good}");
+        }
+        for bad in ["app", "app.", ".run", "a.b.c", "a.B.c.d", "/a.b", "../a.b", "a.B::.c", "a.B;C.d", "a.run\n", ""] {
+            assert!(check_ruby_handler(bad).is_err(), "{bad}");
         }
     }
 

@@ -13,24 +13,27 @@ pub enum Language {
     Node,
     /// Python on CPython.
     Python,
+    /// Ruby on CRuby.
+    Ruby,
     /// A program of the function's own, `bootstrap`, that speaks the Lambda Runtime API.
     Provided,
 }
 
 impl Language {
     /// Every language that has an interpreter on the machine, in the order in which they are shown.
-    pub const ALL: &'static [Language] = &[Language::Node, Language::Python];
+    pub const ALL: &'static [Language] = &[Language::Node, Language::Python, Language::Ruby];
     /// The language's name for people.
     pub fn title(self) -> &'static str {
         match self {
             Language::Node => "Node.js",
             Language::Python => "Python",
+            Language::Ruby => "Ruby",
             Language::Provided => "custom runtime",
         }
     }
 }
 
-/// A runtime: a language and its version, spelled `nodejs20.x` or `python3.11`.
+/// A runtime: a language and its version, spelled `nodejs20.x`, `python3.11` or `ruby3.4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RuntimeName {
@@ -52,10 +55,12 @@ impl RuntimeName {
         if let Some(major) = text.strip_prefix("nodejs").and_then(|r| r.strip_suffix(".x")).and_then(number) {
             return Ok(RuntimeName { language: Language::Node, major, minor: 0 });
         }
-        if let Some((a, b)) = text.strip_prefix("python").and_then(|r| r.split_once('.'))
-            && let (Some(major), Some(minor)) = (number(a), number(b))
-        {
-            return Ok(RuntimeName { language: Language::Python, major, minor });
+        for (prefix, language) in [("python", Language::Python), ("ruby", Language::Ruby)] {
+            if let Some((a, b)) = text.strip_prefix(prefix).and_then(|r| r.split_once('.'))
+                && let (Some(major), Some(minor)) = (number(a), number(b))
+            {
+                return Ok(RuntimeName { language, major, minor });
+            }
         }
         if let Some((_, major)) = PROVIDED.iter().find(|(name, _)| *name == text) {
             return Ok(RuntimeName { language: Language::Provided, major: *major, minor: 0 });
@@ -64,7 +69,7 @@ impl RuntimeName {
         Err(Error::new(
             ErrorKind::InvalidInput,
             format!(
-                "'{shown}' is not a runtime: name one as AWS does, for example nodejs20.x, python3.11 or provided.al2023"
+                "'{shown}' is not a runtime: name one as AWS does, for example nodejs20.x, python3.11, ruby3.4 or provided.al2023"
             ),
         ))
     }
@@ -89,6 +94,7 @@ impl fmt::Display for RuntimeName {
         match self.language {
             Language::Node => write!(f, "nodejs{}.x", self.major),
             Language::Python => write!(f, "python{}.{}", self.major, self.minor),
+            Language::Ruby => write!(f, "ruby{}.{}", self.major, self.minor),
             Language::Provided => {
                 let known = PROVIDED.iter().find(|(_, major)| *major == self.major);
                 f.write_str(known.map_or("provided", |(name, _)| name))
@@ -103,9 +109,17 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in
-            ["nodejs18.x", "nodejs24.x", "python3.9", "python3.13", "provided", "provided.al2", "provided.al2023"]
-        {
+        for name in [
+            "nodejs18.x",
+            "nodejs24.x",
+            "python3.9",
+            "python3.13",
+            "ruby3.1",
+            "ruby3.4",
+            "provided",
+            "provided.al2",
+            "provided.al2023",
+        ] {
             assert_eq!(RuntimeName::parse(name).unwrap().to_string(), name);
         }
         for bad in [
@@ -115,6 +129,8 @@ mod tests {
             "python",
             "python3",
             "python3.11.2",
+            "ruby3",
+            "ruby3.x",
             "java21",
             "",
             "nodejs+2.x",

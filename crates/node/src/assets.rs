@@ -13,6 +13,8 @@ const FILES: &[(&str, &[u8])] = &[
     ("node/worker.cjs", include_bytes!("../../../workers/node/worker.cjs")),
     ("python/rehearsal.py", include_bytes!("../../../workers/python/rehearsal.py")),
     ("python/worker.py", include_bytes!("../../../workers/python/worker.py")),
+    ("ruby/rehearsal.rb", include_bytes!("../../../workers/ruby/rehearsal.rb")),
+    ("ruby/worker.rb", include_bytes!("../../../workers/ruby/worker.rb")),
     ("libjail.so", include_bytes!(concat!(env!("OUT_DIR"), "/libjail.so"))),
 ];
 

@@ -148,12 +148,14 @@ impl RuntimeTable {
 
     /// The error for a language of which nothing is there.
     pub fn none_of(&self, language: Language) -> Error {
-        let newest = match language {
-            Language::Node => RuntimeName { language, major: NODE.end, minor: 0 },
-            Language::Python => RuntimeName { language, major: 3, minor: PYTHON.end },
-            Language::Provided => RuntimeName::BOOTSTRAP,
+        let install = match language {
+            Language::Node => install_line(RuntimeName { language, major: NODE.end, minor: 0 }),
+            Language::Python => install_line(RuntimeName { language, major: 3, minor: PYTHON.end }),
+            // Any version will do, and every distribution has one.
+            Language::Ruby => "apt-get install ruby".to_owned(),
+            Language::Provided => install_line(RuntimeName::BOOTSTRAP),
         };
-        self.missing(language.title(), &install_line(newest))
+        self.missing(language.title(), &install)
     }
 
     fn missing(&self, what: &str, install: &str) -> Error {
@@ -184,9 +186,10 @@ fn provided(name: RuntimeName) -> Installed {
     Installed { name, version: name.to_string(), executable: "/var/task/bootstrap".into(), prefix: None }
 }
 
-/// Versions that the workers are made for and tested with: Node.js majors, Python 3 minors.
+/// Versions that the workers are made for and tested with: Node.js majors, Python 3 and Ruby 3 minors.
 const NODE: Range = Range { start: 18, end: 24 };
 const PYTHON: Range = Range { start: 9, end: 14 };
+const RUBY: Range = Range { start: 1, end: 4 };
 
 struct Range {
     start: u16,
@@ -202,6 +205,7 @@ fn install_line(name: RuntimeName) -> String {
     match name.language {
         Language::Node => format!("nvm install {}", name.major),
         Language::Python => format!("uv python install {}.{}", name.major, name.minor),
+        Language::Ruby => format!("mise install ruby@{}.{}", name.major, name.minor),
         Language::Provided => "offshoot deploy".to_owned(),
     }
 }
@@ -271,7 +275,11 @@ fn candidates(options: &RuntimeOptions) -> Vec<Candidate> {
     let mut list = Vec::new();
     let mut add = |path: &Path| {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let language = if name.starts_with("node") { Language::Node } else { Language::Python };
+        let language = match name {
+            _ if name.starts_with("node") => Language::Node,
+            _ if name.starts_with("ruby") => Language::Ruby,
+            _ => Language::Python,
+        };
         let Ok(path) = path.canonicalize() else { return };
         // A version manager's shims only point at installs that are looked at anyway.
         if path.parent().is_some_and(|dir| dir.ends_with("shims")) {
@@ -297,11 +305,14 @@ fn candidates(options: &RuntimeOptions) -> Vec<Candidate> {
 
 /// Offers every name that a runtime goes by in one directory.
 fn in_dir(dir: &Path, add: &mut impl FnMut(&Path)) {
-    for name in ["node", "nodejs", "python3"] {
+    for name in ["node", "nodejs", "python3", "ruby"] {
         add(&dir.join(name));
     }
     for minor in 6..=PYTHON.end + 2 {
         add(&dir.join(format!("python3.{minor}")));
+    }
+    for minor in 0..=RUBY.end {
+        add(&dir.join(format!("ruby3.{minor}")));
     }
 }
 
@@ -317,12 +328,16 @@ fn managed_dirs(home: Option<&Path>) -> Vec<PathBuf> {
         ".asdf/installs/nodejs/*/bin",
         ".asdf/installs/python/*/bin",
         ".volta/tools/image/node/*/bin",
+        ".rbenv/versions/*/bin",
+        ".rubies/*/bin",
+        ".local/share/mise/installs/ruby/*/bin",
+        ".asdf/installs/ruby/*/bin",
     ];
     let mut dirs = Vec::new();
     for pattern in home
         .into_iter()
         .flat_map(|home| UNDER_HOME.iter().map(move |p| home.join(p)))
-        .chain([PathBuf::from("/opt/*/bin")])
+        .chain([PathBuf::from("/opt/*/bin"), PathBuf::from("/opt/rubies/*/bin")])
     {
         let pattern = pattern.to_string_lossy();
         let Some((before, after)) = pattern.split_once("/*/") else { continue };
@@ -368,6 +383,8 @@ fn ask(candidate: &Candidate) -> Answer {
         }
         Language::Python => output(Command::new(&candidate.path).args(["-I", "-S", "-c", PYTHON_QUESTION]))
             .map(|text| judge_python(&text)),
+        Language::Ruby => output(Command::new(&candidate.path).args(["--disable=gems,rubyopt", "-e", RUBY_QUESTION]))
+            .map(|text| judge_ruby(&text)),
         Language::Provided => return Answer::Unfit("a custom runtime comes with its function".into()),
     };
     match asked {
@@ -388,6 +405,10 @@ const PYTHON_QUESTION: &str = "import sys
 print(sys.implementation.name, '.'.join(map(str, sys.version_info[:3])), 't' in getattr(sys, 'abiflags', ''))
 print(sys.base_prefix)
 print(getattr(sys, '_base_executable', '') or sys.executable)";
+
+/// Ruby looks for its library where it was built to lie, so that is where it has to be shown in a box.
+const RUBY_QUESTION: &str = "require 'rbconfig'
+puts RUBY_ENGINE + ' ' + RUBY_VERSION, RbConfig::CONFIG['prefix'], RbConfig.ruby";
 
 /// Runs a program that should answer at once, with nothing of this process's environment.
 fn output(command: &mut Command) -> Result<String, String> {
@@ -452,6 +473,28 @@ fn judge_python(text: &str) -> Result<Installed, String> {
     let executable =
         Path::new(program).canonicalize().map_err(|e| format!("names a program that is not there: {e}"))?;
     let prefix = Path::new(prefix).canonicalize().map_err(|e| format!("names a prefix that is not there: {e}"))?;
+    Ok(Installed { name, version: version.to_owned(), executable, prefix: outside_usr(&prefix) })
+}
+
+fn judge_ruby(text: &str) -> Result<Installed, String> {
+    let odd = "does not answer as Ruby does";
+    let mut lines = text.lines();
+    let (first, prefix, program) = (lines.next().ok_or(odd)?, lines.next().ok_or(odd)?, lines.next().ok_or(odd)?);
+    let (kind, version) = first.split_once(' ').ok_or(odd)?;
+    if kind != "ruby" {
+        return Err(format!("is {kind}: only CRuby is supported"));
+    }
+    let [major, minor, _] = parts(version).ok_or(odd)?;
+    if major != 3 || !(RUBY.start..=RUBY.end).contains(&minor) {
+        return Err(format!("is Ruby {version}: 3.{} to 3.{} are supported", RUBY.start, RUBY.end));
+    }
+    let name = RuntimeName { language: Language::Ruby, major, minor };
+    let executable =
+        Path::new(program).canonicalize().map_err(|e| format!("names a program that is not there: {e}"))?;
+    let prefix = Path::new(prefix).canonicalize().map_err(|e| format!("names a prefix that is not there: {e}"))?;
+    if !executable.starts_with(&prefix) {
+        return Err(format!("lies outside of its own prefix, {}", prefix.display()));
+    }
     Ok(Installed { name, version: version.to_owned(), executable, prefix: outside_usr(&prefix) })
 }
 
@@ -585,6 +628,20 @@ mod tests {
         {
             assert!(python(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn rubies_are_judged_by_their_answers() {
+        let ruby = |first: &str| judge_ruby(&format!("{first}\n/\n/proc/self/exe\n"));
+        assert_eq!(ruby("ruby 3.1.2").unwrap().name, name("ruby3.1"));
+        assert_eq!(ruby("ruby 3.4.7").unwrap().prefix, Some(PathBuf::from("/")));
+        for bad in ["ruby 2.7.8", "ruby 3.5.0", "ruby 4.0.0", "jruby 3.1.4", "truffleruby 3.3.7", "ruby", ""] {
+            assert!(ruby(bad).is_err(), "{bad}");
+        }
+        assert!(judge_ruby("ruby 3.1.2\n/usr/share\n/proc/self/exe\n").unwrap_err().contains("outside"));
+        assert!(table(&[], false).none_of(Language::Ruby).message.contains("install it with `apt-get install ruby`"));
+        let missing = table(&["ruby3.1"], false).resolve(name("ruby3.3")).unwrap_err();
+        assert!(missing.message.contains("`mise install ruby@3.3`") && missing.message.contains("here are ruby3.1"));
     }
 
     #[test]

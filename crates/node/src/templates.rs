@@ -36,6 +36,11 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
     let mut binds = vec![Bind { from: runtime_dir.to_owned(), to: "/var/runtime".into(), writable: false }];
     let executable = match &installed.prefix {
         None => installed.executable.clone(),
+        // Ruby finds its library by the path that it was built for.
+        Some(prefix) if installed.name.language == Language::Ruby => {
+            binds.push(Bind { from: prefix.clone(), to: prefix.clone(), writable: false });
+            installed.executable.clone()
+        }
         Some(prefix) => {
             // An interpreter outside the system's directories is shown where AWS has it.
             binds.push(Bind { from: prefix.clone(), to: "/var/lang".into(), writable: false });
@@ -56,6 +61,8 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
         }
         // -s: no site directory of a user; -B: no bytecode beside read-only code; utf8: whatever the locale is called.
         Language::Python => &["-s", "-B", "-X", "utf8", "/var/runtime/python/worker.py"],
+        // utf8: whatever the locale is called.
+        Language::Ruby => &["-EUTF-8", "/var/runtime/ruby/worker.rb"],
         // Its program is found in the box (`runtime_api`), and needs no argument of ours.
         Language::Provided => return Program { argv: Vec::new(), env: base_env(), binds },
     };

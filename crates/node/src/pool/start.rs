@@ -414,6 +414,10 @@ impl Pool {
         if config.runtime.language == Language::Node {
             env.push(("NODE_PATH", &node_path));
         }
+        let gem_path = gem_path(config.runtime);
+        if config.runtime.language == Language::Ruby {
+            env.extend([("GEM_PATH", gem_path.as_str()), ("RUBYLIB", "/var/task:/var/runtime/lib:/opt/ruby/lib")]);
+        }
         if config.runtime.language == Language::Python {
             env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8")]);
         }
@@ -462,6 +466,12 @@ fn node_path(runtime: RuntimeName) -> String {
     format!(
         "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
     )
+}
+
+/// Where RubyGems looks for a function's gems: AWS's list.
+fn gem_path(runtime: RuntimeName) -> String {
+    let (major, minor) = (runtime.major, runtime.minor);
+    format!("/var/task/vendor/bundle/ruby/{major}.{minor}.0:/opt/ruby/gems/{major}.{minor}.0")
 }
 
 /// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`.

@@ -2,7 +2,7 @@
 //! does not say. What is said wins, and is checked: the runtime must be on this machine and the handler's file in the tree.
 //!
 //! The order, when nothing is said: a `bootstrap` in the root, which makes it a custom runtime; then a root `index.js`, `.mjs` or `.cjs`; then `lambda_function.py`; then `main` of
-//! `package.json`; then the other names of `NODE_FILES`, then of `PYTHON_FILES`. It reads file names and `package.json`, never
+//! `package.json`; then the other names of `NODE_FILES`, then of `PYTHON_FILES`, then of `RUBY_FILES`. It reads file names and `package.json`, never
 //! runs or parses code, and sets nothing but these four values.
 
 use offshoot_model::{Convention, Error, ErrorKind, Language, RuntimeName};
@@ -15,8 +15,10 @@ const NODE_EXTENSIONS: &[&str] = &["js", "mjs", "cjs"];
 const NODE_FILES: &[&str] = &["index", "app", "main", "handler", "lambda"];
 /// Root files that may hold a Python handler, first wins.
 const PYTHON_FILES: &[&str] = &["lambda_function", "index", "main", "app", "handler", "function"];
-/// AWS's default for Python, and the one handler that is called by AWS's convention unless told otherwise.
-const AWS_PYTHON: &str = "lambda_function.lambda_handler";
+/// Root files that may hold a Ruby handler, first wins.
+const RUBY_FILES: &[&str] = PYTHON_FILES;
+/// AWS's default for Python and Ruby, and the one handler that is called by AWS's convention unless told otherwise.
+const AWS_DEFAULT: &str = "lambda_function.lambda_handler";
 
 /// The program of a custom runtime, in the root.
 const BOOTSTRAP: &str = "bootstrap";
@@ -43,7 +45,8 @@ pub(super) struct Found {
 /// File names that may hold a handler, as they stand in the root of a tree.
 pub(super) fn candidate_files() -> impl Iterator<Item = String> {
     let node = NODE_FILES.iter().flat_map(|stem| NODE_EXTENSIONS.iter().map(move |ext| format!("{stem}.{ext}")));
-    node.chain(PYTHON_FILES.iter().map(|stem| format!("{stem}.py")))
+    let python = PYTHON_FILES.iter().map(|stem| format!("{stem}.py"));
+    node.chain(python).chain(RUBY_FILES.iter().map(|stem| format!("{stem}.rb")))
 }
 
 /// Finds what is not said and checks what is. `stripped` is the folder that was left out when the archive was unpacked: a
@@ -62,7 +65,7 @@ pub(super) fn detect(tree: &Tree, stripped: Option<&str>, said: Said, table: &Ru
         None => table.newest(language).map(|i| (i.name, i)).ok_or_else(|| table.none_of(language))?,
     };
     check_typescript(tree, &handler, &runs)?;
-    let usual = if handler == AWS_PYTHON { Convention::Event } else { Convention::Request };
+    let usual = if handler == AWS_DEFAULT { Convention::Event } else { Convention::Request };
     Ok(Found { runtime, handler, convention: said.convention.unwrap_or(usual) })
 }
 
@@ -95,7 +98,7 @@ pub(super) fn has_handler(tree: &Tree, handler: &str, language: Language) -> boo
     let more: &[&str] = match language {
         Language::Node => &["/index.js", "/package.json"],
         Language::Python => &[".pyc", "/__init__.py"],
-        Language::Provided => &[],
+        Language::Ruby | Language::Provided => &[],
     };
     files_of(handler, language).iter().any(|f| tree.is_file(f))
         || more.iter().any(|end| tree.is_file(&format!("{dir}{leaf}{end}")))
@@ -104,7 +107,8 @@ pub(super) fn has_handler(tree: &Tree, handler: &str, language: Language) -> boo
 }
 
 /// Where a handler's module lies: its directory, empty or with a slash at its end, and its name. The split is the workers',
-/// which is AWS's: for Node.js at the first dot of the last segment, for Python at the last dot of all, the others being `/`.
+/// which is AWS's: for Node.js at the first dot of the last segment, for Python at the last dot of all, the others being `/`, for
+/// Ruby at the first dot of all.
 fn module_of(handler: &str, language: Language) -> (String, String) {
     let path = match language {
         Language::Node => {
@@ -113,6 +117,7 @@ fn module_of(handler: &str, language: Language) -> (String, String) {
             handler[..end].to_owned()
         }
         Language::Python => handler.rsplit_once('.').map_or(handler, |(module, _)| module).replace('.', "/"),
+        Language::Ruby => handler.split('.').next().unwrap_or(handler).to_owned(),
         Language::Provided => BOOTSTRAP.to_owned(),
     };
     match path.rsplit_once('/') {
@@ -127,6 +132,7 @@ fn files_of(handler: &str, language: Language) -> Vec<String> {
     match language {
         Language::Node => NODE_EXTENSIONS.iter().map(|ext| format!("{dir}{leaf}.{ext}")).collect(),
         Language::Python => vec![format!("{dir}{leaf}.py")],
+        Language::Ruby => vec![format!("{dir}{leaf}.rb")],
         Language::Provided => vec![format!("{dir}{leaf}")],
     }
 }
@@ -195,16 +201,19 @@ fn search(tree: &Tree, language: Option<Language>) -> Result<(Language, String),
         let there = wants(l) && files_of(&handler, l).iter().any(|f| tree.is_file(f));
         there.then_some((l, handler))
     };
-    let (node, python) = (Language::Node, Language::Python);
+    let (node, python, ruby) = (Language::Node, Language::Python, Language::Ruby);
     at("index", node)
         .or_else(|| at("lambda_function", python))
+        .or_else(|| at("lambda_function", ruby))
         .or_else(|| package_main(tree).filter(|_| wants(node)).map(|handler| (node, handler)))
         .or_else(|| NODE_FILES.iter().find_map(|stem| at(stem, node)))
         .or_else(|| PYTHON_FILES.iter().find_map(|stem| at(stem, python)))
+        .or_else(|| RUBY_FILES.iter().find_map(|stem| at(stem, ruby)))
         .ok_or_else(|| {
             let advice = match language {
                 Some(Language::Node) => "add index.js with exports.handler",
                 Some(Language::Python) => "add lambda_function.py with def lambda_handler(event, context)",
+                Some(Language::Ruby) => "add lambda_function.rb with def lambda_handler(event:, context:)",
                 Some(Language::Provided) => "add an executable bootstrap",
                 None => {
                     "add index.js with exports.handler, or lambda_function.py with def lambda_handler(event, context)"
@@ -270,7 +279,7 @@ mod tests {
             &Tree::open(dir.path()).unwrap(),
             Some("folder"),
             said,
-            &table(&["nodejs20.x", "nodejs22.x", "python3.11"]),
+            &table(&["nodejs20.x", "nodejs22.x", "python3.11", "ruby3.1"]),
         )
     }
 
@@ -294,6 +303,10 @@ mod tests {
             (&["index.js", "lambda_function.py"], "nodejs22.x", "index.handler"),
             (&["app.js", "lambda_function.py"], "python3.11", "lambda_function.lambda_handler"),
             (&["app.js", "app.py"], "nodejs22.x", "app.handler"),
+            (&["lambda_function.rb"], "ruby3.1", "lambda_function.lambda_handler"),
+            (&["index.rb", "Gemfile"], "ruby3.1", "index.handler"),
+            (&["app.py", "app.rb"], "python3.11", "app.handler"),
+            (&["app.py", "lambda_function.rb"], "ruby3.1", "lambda_function.lambda_handler"),
         ];
         for (files, runtime, handler) in cases {
             assert_eq!(handler_of(files), ((*runtime).to_owned(), (*handler).to_owned()), "{files:?}");
@@ -372,11 +385,22 @@ mod tests {
     }
 
     #[test]
+    fn ruby_handlers_name_methods_of_files_and_of_modules() {
+        let files = [("src/app.rb", ""), ("index.rb", "")];
+        for given in ["src/app.run", "src/app.Shop::Orders.process", "index.Api.call"] {
+            let f = found(&files, Said { handler: Some(given), ..Said::default() }).unwrap();
+            assert_eq!((f.handler.as_str(), f.runtime.language), (given, Language::Ruby));
+        }
+        assert!(found(&files, Said { handler: Some("src/other.run"), ..Said::default() }).is_err());
+    }
+
+    #[test]
     fn the_convention_follows_the_handler() {
         let of = |file: &str, said| found(&[(file, "")], said).unwrap().convention;
         assert_eq!(of("index.js", Said::default()), Convention::Request);
         assert_eq!(of("main.py", Said::default()), Convention::Request);
         assert_eq!(of("lambda_function.py", Said::default()), Convention::Event);
+        assert_eq!(of("lambda_function.rb", Said::default()), Convention::Event);
         assert_eq!(of("index.js", Said { convention: Some(Convention::Event), ..Said::default() }), Convention::Event);
         assert_eq!(
             of("lambda_function.py", Said { convention: Some(Convention::Request), ..Said::default() }),

@@ -1,0 +1,3 @@
+def handler(req)
+  exit!(0)
+end

@@ -1,0 +1,3 @@
+def handler(req)
+  exit 1
+end

@@ -1,0 +1,6 @@
+class PaymentError < StandardError
+end
+
+def handler(req)
+  raise PaymentError, "no money"
+end

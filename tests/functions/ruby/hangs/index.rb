@@ -1,0 +1,3 @@
+def handler(req)
+  sleep
+end

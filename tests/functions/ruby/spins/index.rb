@@ -1,0 +1,3 @@
+def handler(req)
+  nil while true
+end
