@@ -20,6 +20,7 @@ mod harness;
 mod input;
 mod lambda;
 mod lifecycle;
+mod logging;
 mod official_clients;
 mod packages;
 mod queue;

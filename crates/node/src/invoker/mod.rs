@@ -21,7 +21,7 @@ use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::observe::{LogEntry, Throttle, end_line, report_line, start_line};
+use crate::observe::{CallEnd, LogEntry, Throttle};
 use crate::pool::instance::{Answered, Birth, Breach, Instance, STUCK, WorkerAnswer};
 use crate::pool::tap::now_ms;
 use crate::pool::{InitFailure, Lease, Pool, Refusal, Shared};
@@ -306,6 +306,7 @@ impl Invoker {
         let timeout = config.timeout.duration();
         let id = &invocation.id;
         let context = invocation.context.as_deref();
+        let trace = context.and_then(|c| c.trace.as_deref());
         let frame = InvokeFrame {
             t: "invoke",
             id,
@@ -315,10 +316,10 @@ impl Invoker {
             claim: behind,
             client_context: context.and_then(|c| c.client_context.as_deref()),
             identity: context.and_then(|c| c.identity.as_deref()),
-            trace: context.and_then(|c| c.trace.as_deref()),
+            trace,
         };
         let header = serde_json::to_vec(&frame).unwrap_or_default();
-        instance.tap.begin(id, start_line(id, pool.version.number), behind);
+        instance.tap.begin(id, pool.system.start(id, pool.version.number, trace), behind);
         let sent = Instant::now();
         let calling = async {
             let answer = got.lease.call(id, &header, &invocation.payload).await;
@@ -378,12 +379,10 @@ impl Invoker {
         let (start, init) = if got.first { (got.birth.start, got.birth.init) } else { Default::default() };
         let report = Report { peak_memory: peak, memory_limit: limit };
         let id = &invocation.id;
+        let trace = invocation.context.as_deref().and_then(|c| c.trace.as_deref());
         let phases = Phases { queue: got.queue, start, init, run, total: arrived.elapsed() };
-        let mut last = vec![end_line(id), report_line(id, kind, &phases, &report)];
-        if let Err((cause, body)) = &result {
-            last.insert(0, format!("offshoot: {}: {body}", cause.error_type()));
-        }
-        let log_tail = instance.tap.finish(id, last);
+        let end = CallEnd { id, kind, phases: &phases, report: &report, trace, result: &result };
+        let log_tail = instance.tap.finish(id, pool.system.end(&end));
         let result = match result {
             Ok(answer) => {
                 got.lease.done(got.handler);
@@ -421,12 +420,10 @@ impl Invoker {
         let report = Report { peak_memory: 0, memory_limit: config.memory.bytes() };
         let total = arrived.elapsed();
         let phases = Phases { queue: total.saturating_sub(start + init), start, init, run: Duration::ZERO, total };
-        let lines = [
-            start_line(id, pool.version.number),
-            format!("offshoot: {}: {}", error.cause.error_type(), error.body),
-            end_line(id),
-            report_line(id, kind, &phases, &report),
-        ];
+        let trace = invocation.context.as_deref().and_then(|c| c.trace.as_deref());
+        let failed = Err((error.cause, error.body.clone()));
+        let end = CallEnd { id, kind, phases: &phases, report: &report, trace, result: &failed };
+        let lines = pool.system.start(id, pool.version.number, trace).into_iter().chain(pool.system.end(&end));
         let mut log_tail = printed;
         let shown: Arc<str> = Arc::from(id.as_str());
         for line in lines {

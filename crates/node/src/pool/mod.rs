@@ -19,7 +19,7 @@ use offshoot_model::{Error, ErrorKind, FunctionError, Limits, Place, RequestId, 
 use offshoot_sandbox::{Driver, Template};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::observe::{LogStore, Metrics};
+use crate::observe::{LogStore, Metrics, SystemLog};
 use crate::registry::{Registry, Version};
 use crate::runtime::RuntimeTable;
 use crate::templates::Templates;
@@ -192,6 +192,8 @@ pub struct InitFailure {
 pub struct Pool {
     /// What runs here.
     pub version: Arc<Version>,
+    /// How the platform's lines look in its log.
+    pub(crate) system: SystemLog,
     shared: Arc<Shared>,
     inner: Mutex<Inner>,
     snapshot: tokio::sync::Mutex<start::SnapshotState>,
@@ -331,8 +333,10 @@ const STARTING_EXTENSION: Duration = Duration::from_secs(60);
 impl Pool {
     /// An empty pool for this version.
     pub fn new(shared: Arc<Shared>, version: Arc<Version>) -> Arc<Self> {
+        let system = version.fields.as_deref().map(|f| SystemLog::of(&f.logging)).unwrap_or_default();
         let pool = Arc::new(Pool {
             version,
+            system,
             shared,
             inner: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
@@ -531,7 +535,7 @@ impl Pool {
         }
         let answered = !instance.has(id) && instance.alive();
         let text = format!("offshoot: the caller of {id} went away");
-        instance.tap.finish(id, [text, crate::observe::end_line(id)]);
+        instance.tap.finish(id, self.system.given_up(id, text));
         if answered {
             self.give_back(instance, None);
         } else {

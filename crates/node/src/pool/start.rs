@@ -19,6 +19,7 @@ use tokio::sync::SemaphorePermit;
 use super::instance::{Birth, Breach, Instance, Said, breach_of};
 use super::tap::{LogTap, now_ms};
 use super::{InitFailure, Pool, Refusal};
+use crate::observe::InitAbout;
 use crate::templates::{LIBRARY_PATH, Mode, program};
 
 /// How long a template may take to clone itself before it is taken for hung.
@@ -288,6 +289,7 @@ impl Pool {
             self.version.config.name.clone(),
             self.shared.logs.clone(),
             self.shared.limits.invocation_log_bytes,
+            self.system,
             stdout,
             stderr,
         );
@@ -295,12 +297,21 @@ impl Pool {
         if runtime != asked {
             tap.note(&format!("offshoot: {asked} is not on this machine; this instance runs on {runtime}"));
         }
+        let about = InitAbout {
+            kind,
+            name: self.version.config.name.as_str(),
+            version: &self.version.label(),
+            runtime,
+            initialization: self.initialization(),
+        };
+        tap.tell(self.system.init_start(&about));
         let header = self.load_header(kind == StartKind::Restore, snapshot).map_err(Refusal::Platform)?;
         sandbox.channel.writer.send(&header, &[]).await.ok();
         let answer = tokio::time::timeout(limit, sandbox.channel.reader.next()).await;
         let init = began.elapsed();
         let failure = |cause: FailureCause, body: String| {
             let error = FunctionError { cause, body };
+            tap.tell(self.system.init_done(&about, init, Some(&error)));
             Refusal::Init(Box::new(InitFailure {
                 error,
                 kind,
@@ -317,6 +328,7 @@ impl Pool {
                     tracing::debug!(
                         function = %self.version.config.name, %version, kind = kind.name(), ?start, ?init, worker_us = init_us, "started"
                     );
+                    tap.tell(self.system.init_done(&about, init, None));
                     return Ok(Loaded { sandbox, birth: Birth { kind, runtime, start, init }, tap });
                 }
                 Ok(Said::Ready { .. }) => {
@@ -363,6 +375,15 @@ impl Pool {
         Err(refusal)
     }
 
+    /// AWS's name of how instances come to be.
+    fn initialization(&self) -> &'static str {
+        match self.floor.load(Ordering::Relaxed) {
+            _ if self.version.config.snapshot => "snap-start",
+            0 => "on-demand",
+            _ => "provisioned-concurrency",
+        }
+    }
+
     fn load_header(&self, resume: bool, snapshot: bool) -> Result<Vec<u8>, Error> {
         let config = &self.version.config;
         let mut seed = [0u8; 32];
@@ -371,17 +392,15 @@ impl Pool {
         let version = self.version.label();
         let logging = self.version.fields.as_deref().map(|f| f.logging.clone()).unwrap_or_default();
         let log_group = logging.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{name}"));
-        let log_stream = log_stream(now_ms(), &version, &seed);
+        // In a group that several functions may share, streams carry the function's name (AWS).
+        let shared = logging.log_group.as_ref().map_or("", |_| name);
+        let log_stream = log_stream(now_ms(), shared, &version, &seed);
         let place = &self.shared.settings.place;
         let memory = config.memory.0.to_string();
         let runtime = config.runtime.to_string();
         let execution = format!("AWS_Lambda_{runtime}");
         let concurrency = config.max_concurrency.to_string();
-        let kind = match self.floor.load(Ordering::Relaxed) {
-            _ if config.snapshot => "snap-start",
-            0 => "on-demand",
-            _ => "provisioned-concurrency",
-        };
+        let kind = self.initialization();
         let mut env: Vec<(&str, &str)> = vec![
             ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin"),
             ("LD_LIBRARY_PATH", LIBRARY_PATH),
@@ -464,14 +483,14 @@ fn node_path(runtime: RuntimeName) -> String {
     )
 }
 
-/// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`.
-fn log_stream(now_ms: u64, version: &str, seed: &[u8; 32]) -> String {
+/// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`, with a name before the version or without.
+fn log_stream(now_ms: u64, name: &str, version: &str, seed: &[u8; 32]) -> String {
     let (y, m, d) = civil(now_ms / 86_400_000);
     let hex: String = seed[16..].iter().map(|b| format!("{b:02x}")).collect();
     // The seed itself is secret; what is shown of it is turned around so that nothing of it can be read off.
     let shown = sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(hex.as_bytes()));
     let shown: String = shown.iter().take(16).map(|b| format!("{b:02x}")).collect();
-    format!("{y:04}/{m:02}/{d:02}/[{version}]{shown}")
+    format!("{y:04}/{m:02}/{d:02}/{name}[{version}]{shown}")
 }
 
 /// Year, month and day of a day number since 1970-01-01 (Gregorian; Hinnant, "chrono-compatible low-level date algorithms").

@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 use bytes::Bytes;
@@ -33,6 +33,8 @@ pub use life::{Setup, serve};
 pub use state::MAX_EXTENSIONS;
 use state::{Action, Event, Misuse, State};
 use telemetry::Telemetry;
+
+use crate::observe::system::milliseconds;
 
 /// The largest error at initialisation, in bytes.
 const ERROR_BYTES: usize = 1 << 20;
@@ -510,11 +512,6 @@ impl Environment {
         let record = json!({"requestId": id, "status": "success", "metrics": metrics});
         self.telemetry.tell("platform", "platform.report", record);
     }
-}
-
-/// In milliseconds, to the microsecond.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 fn error_frame(id: &str, kind: &str, last: bool) -> Value {
