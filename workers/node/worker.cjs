@@ -962,6 +962,8 @@ async function work() {
     self.call = frame.convention === 'request' ? callRequest : callEvent;
     if (frame.convention !== 'request') logs.install(process.env, self.solo);
     self.handler = await loadFunction(frame);
+    // Node.js reports a rejection that nobody caught when nothing else is left to do in a turn: it belongs to the start.
+    await new Promise((resolve) => setImmediate(resolve));
     if (snapshot && !alone()) {
       log('this function leaves other processes running when it has initialised: no snapshot is made of it');
     } else if (snapshot) {
