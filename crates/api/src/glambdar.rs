@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::connection::Call;
 use crate::error::{Dialect, Refusal};
 use crate::reply::{self, Reply};
-use crate::{Backend, admin, ids, invoke as common};
+use crate::{Backend, admin, ids, invoke as common, queue};
 
 /// Where invocations start.
 pub(crate) const INVOKE: &str = "/invoke/";
@@ -61,6 +61,9 @@ async fn run<B: Backend>(mut call: Call<'_, B>, id: &RequestId) -> Result<Reply,
     let function = common::name(segment)?;
     let convention = common::convention(&call, &function)?;
     let http = (convention == Convention::Request).then(|| common::http_part(&call, path));
+    if queue::is_event(&call.parts.headers)? {
+        return Box::pin(queue::accept(call, function, convention, http, id)).await;
+    }
     let payload = common::payload(&mut call, convention).await?;
     let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
     let outcome = call.backend().invoke(invocation).await?;

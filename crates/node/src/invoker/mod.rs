@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
-    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Outcome, Phases, Report, RequestId,
-    StartKind,
+    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Network, Outcome, Phases, Report,
+    RequestId, StartKind,
 };
 use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::observe::{CallEnd, LogEntry, Throttle};
+use crate::observe::{CallEnd, LogEntry, Throttle, escape_bytes};
 use crate::pool::instance::{Answered, Birth, Breach, Instance, STUCK, WorkerAnswer};
 use crate::pool::tap::now_ms;
 use crate::pool::{InitFailure, Lease, Pool, Refusal, Shared};
@@ -30,6 +30,8 @@ use admit::Bucket;
 
 /// Bytes of a payload that is sent behind another call, at most: such a frame goes into the socket's buffer whole.
 const BEHIND_BODY: usize = 16 << 10;
+/// Bytes of what a function printed that are told with the failure of its start.
+const PRINTED: usize = 1 << 10;
 /// How often a call looks for another instance when the one it was given died before it could be told anything.
 const TRIES: u32 = 4;
 
@@ -88,7 +90,7 @@ impl Invoker {
         version.stats.invocations.fetch_add(1, Ordering::Relaxed);
         version.stats.last_invoked_ms.store(now_ms(), Ordering::Relaxed);
         if version.config.max_concurrency == 1 {
-            return self.serve(served.pool, invocation, arrived).await;
+            return uncounted_if_refused(&version, self.serve(served.pool, invocation, arrived).await);
         }
         // An instance that serves several callers must not die because one of them goes away: the call goes on alone.
         let this = self.clone();
@@ -96,7 +98,8 @@ impl Invoker {
             let _held = (permit, running);
             this.serve(served.pool, invocation, arrived).await
         });
-        task.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "an invocation was lost").caused_by(e)))
+        let lost = |e| Err(Error::new(ErrorKind::Internal, "an invocation was lost").caused_by(e));
+        uncounted_if_refused(&version, task.await.unwrap_or_else(lost))
     }
 
     fn resolve(&self, name: &FunctionName) -> Result<Arc<Version>, Error> {
@@ -195,12 +198,12 @@ impl Invoker {
             Err(Refusal::Platform(error)) => Err(error),
             Err(Refusal::Init(failure)) => {
                 let InitFailure { error, printed, .. } = *failure;
-                let printed = String::from_utf8_lossy(&printed).into_owned();
+                let printed = escape_bytes(&printed[..printed.len().min(PRINTED)]);
                 let said =
                     if printed.is_empty() { String::new() } else { format!(" (it printed: {})", printed.trim_end()) };
                 Err(Error::new(
                     ErrorKind::InvalidInput,
-                    format!("{name} could not be initialised: {}{said}", error.body),
+                    format!("{name} could not be initialised: {}{said}", told(&error)),
                 ))
             }
         }
@@ -382,7 +385,8 @@ impl Invoker {
         let trace = invocation.context.as_deref().and_then(|c| c.trace.as_deref());
         let phases = Phases { queue: got.queue, start, init, run, total: arrived.elapsed() };
         let end = CallEnd { id, kind, phases: &phases, report: &report, trace, result: &result };
-        let log_tail = instance.tap.finish(id, pool.system.end(&end));
+        let hint = network_hint(config, &result).map(|hint| pool.system.remark(Some(id.as_str()), hint));
+        let log_tail = instance.tap.finish(id, hint.into_iter().chain(pool.system.end(&end)));
         let result = match result {
             Ok(answer) => {
                 got.lease.done(got.handler);
@@ -445,6 +449,14 @@ impl Invoker {
     }
 }
 
+/// A call that was refused because of a limit has not been made, and does not count.
+fn uncounted_if_refused(version: &Version, result: Result<Outcome<Bytes>, Error>) -> Result<Outcome<Bytes>, Error> {
+    if result.as_ref().is_err_and(|e| matches!(e.kind, ErrorKind::Throttled | ErrorKind::NoCapacity)) {
+        version.stats.invocations.fetch_sub(1, Ordering::Relaxed);
+    }
+    result
+}
+
 /// Waits for the answer to a call that was sent behind another. When that one turns out to take long, the call is taken
 /// back, unless it has been begun by then.
 async fn behind_others(
@@ -475,6 +487,38 @@ fn under_its_call(body: String, id: &RequestId) -> String {
     let message = format!("RequestId: {id} Error: {message}");
     error.insert("errorMessage".into(), message.into());
     serde_json::Value::Object(error).to_string()
+}
+
+/// An error's type and message.
+fn told(error: &FunctionError) -> String {
+    let body: serde_json::Value = serde_json::from_str(&error.body).unwrap_or_default();
+    match (body["errorType"].as_str(), body["errorMessage"].as_str()) {
+        (Some(kind), Some(message)) => format!("{kind}: {message}"),
+        _ => error.body.clone(),
+    }
+}
+
+/// What an error looks like that comes of having no network: to Node.js, to Python, to the C library.
+const UNREACHABLE: &[&str] = &[
+    "EAI_AGAIN",
+    "ENETUNREACH",
+    "fetch failed",
+    "Temporary failure in name resolution",
+    "Network is unreachable",
+    "network is unreachable",
+];
+
+/// A remark for the log of a function that failed for want of a network.
+fn network_hint(
+    config: &offshoot_model::FunctionConfig,
+    result: &Result<Answer<Bytes>, (FailureCause, String)>,
+) -> Option<String> {
+    let Ok(Answer::Failed(error)) = result else { return None };
+    let reached_out = config.network == Network::None && UNREACHABLE.iter().any(|sign| error.body.contains(sign));
+    reached_out.then(|| {
+        let name = &config.name;
+        format!("offshoot: {name} has no network; if it is to have this machine's, deploy it with --network host")
+    })
 }
 
 fn worker_failed(kind: &str, body: &Bytes) -> FunctionError {

@@ -22,8 +22,10 @@ use super::{InitFailure, Pool, Refusal};
 use crate::observe::InitAbout;
 use crate::templates::{LIBRARY_PATH, Mode, program};
 
-/// How long a template may take to clone itself before it is taken for hung.
+/// How long a template may take to clone itself before the start goes another way.
 const CLONE: Duration = Duration::from_secs(3);
+/// So many clones that took longer, one after the other, and the template is taken for hung.
+pub(crate) const LATE_CLONES: u32 = 3;
 /// How long a start may keep others from starting; initialisation that takes longer goes on without holding them up.
 const HOLD: Duration = Duration::from_millis(100);
 /// Processes and threads of one instance.
@@ -41,12 +43,19 @@ const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct SnapshotState {
     live: Option<Arc<Template>>,
+    /// When it was made.
+    made: Option<Instant>,
     failed: Option<Instant>,
 }
 
 impl SnapshotState {
     pub(super) fn forget(&mut self) {
         self.live = None;
+    }
+    /// Since when nobody has needed the template that lives, given when a call last ended.
+    pub(super) fn idle_since(&self, last_done: Option<Instant>) -> Option<Instant> {
+        self.live()?;
+        last_done.max(self.made)
     }
     pub(super) fn live(&self) -> Option<Arc<Template>> {
         self.live.clone().filter(|t| *t.state().borrow() != State::Gone)
@@ -160,7 +169,7 @@ impl Pool {
             match self.clone_box(&template, false).await {
                 Ok((sandbox, start)) => {
                     let loaded = self.load(sandbox, StartKind::Clone, start, false).await;
-                    self.shared.templates.refill(&template);
+                    self.shared.templates.refill(installed.name, &template);
                     if !matches!(&loaded, Err(Refusal::Init(failure)) if failure.killed) {
                         return loaded;
                     }
@@ -171,6 +180,8 @@ impl Pool {
                     // What failed on our own side says nothing about the template.
                     if matches!(error, SandboxError::Gone(_) | SandboxError::Failed(_)) {
                         self.shared.templates.suspect(installed.name, &template).await;
+                    } else if matches!(error, SandboxError::Late(_)) {
+                        self.shared.templates.late(installed.name, &template).await;
                     }
                 }
             }
@@ -189,7 +200,7 @@ impl Pool {
         match tokio::time::timeout(CLONE, made).await {
             Ok(Ok(sandbox)) => Ok((sandbox?, began.elapsed())),
             Ok(Err(lost)) => Err(SandboxError::Failed(lost.to_string())),
-            Err(_) => Err(SandboxError::Failed(format!("no clone after {} s", CLONE.as_secs()))),
+            Err(_) => Err(SandboxError::Late(CLONE.as_secs())),
         }
     }
 
@@ -208,13 +219,13 @@ impl Pool {
         match self.make_snapshot().await {
             Ok(template) => {
                 self.shared.driver.brew_spares(&template, &self.request(false), self.shared.settings.spares.min(1));
-                *state = SnapshotState { live: Some(template.clone()), failed: None };
+                *state = SnapshotState { live: Some(template.clone()), made: Some(Instant::now()), failed: None };
                 Ok(Some(template))
             }
             Err(refusal @ Refusal::Init(_)) => Err(refusal),
             Err(other) => {
                 tracing::warn!(function = %self.version.config.name, why = ?other, "no snapshot could be made; starts clone the language template");
-                *state = SnapshotState { live: None, failed: Some(Instant::now()) };
+                *state = SnapshotState { failed: Some(Instant::now()), ..SnapshotState::default() };
                 Ok(None)
             }
         }
@@ -225,6 +236,7 @@ impl Pool {
         let Some(template) = self.snapshot().await? else { return Ok(None) };
         match self.clone_box(&template, false).await {
             Ok((sandbox, start)) => {
+                self.late_clones.store(0, Ordering::Relaxed);
                 let loaded = self.load(sandbox, StartKind::Restore, start, false).await;
                 self.shared.driver.brew_spares(&template, &self.request(false), self.shared.settings.spares.min(1));
                 match loaded {
@@ -232,7 +244,15 @@ impl Pool {
                     other => other.map(Some),
                 }
             }
+            // On a machine that is busy enough a healthy template may be late: it is given another chance.
+            Err(error @ SandboxError::Late(_))
+                if self.late_clones.fetch_add(1, Ordering::Relaxed) + 1 < LATE_CLONES =>
+            {
+                tracing::warn!(%error, function = %self.version.config.name, "a function template was too slow for this start");
+                Ok(None)
+            }
             Err(error) => {
+                self.late_clones.store(0, Ordering::Relaxed);
                 tracing::warn!(%error, function = %self.version.config.name, "a function template does not clone and is replaced");
                 template.process().kill();
                 let mut state = self.snapshot.lock().await;
