@@ -22,6 +22,7 @@ mod input;
 mod lambda;
 mod lifecycle;
 mod logging;
+mod manners;
 mod official_clients;
 mod packages;
 mod queue;

@@ -169,8 +169,7 @@ impl Templates {
         self.driver.brew_spares(template, &BoxRequest::spare(), self.spares);
     }
 
-    /// A clone of this template took too long. One that has been late again and again is taken for hung; on a machine that is
-    /// busy enough, healthy ones are late now and then.
+    /// A clone of this template took too long on a busy machine. One that has been late again and again is taken for hung.
     pub async fn late(&self, name: RuntimeName, template: &Arc<Template>) {
         let late = {
             let slot = self.slot(name);

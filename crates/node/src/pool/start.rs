@@ -200,7 +200,9 @@ impl Pool {
         match tokio::time::timeout(CLONE, made).await {
             Ok(Ok(sandbox)) => Ok((sandbox?, began.elapsed())),
             Ok(Err(lost)) => Err(SandboxError::Failed(lost.to_string())),
-            Err(_) => Err(SandboxError::Late(CLONE.as_secs())),
+            // On a machine that is busy enough a healthy template may be late; on a quiet one it hangs.
+            Err(_) if self.shared.crowd.more_than(2 * self.shared.cores) => Err(SandboxError::Late(CLONE.as_secs())),
+            Err(_) => Err(SandboxError::Failed(format!("no clone after {} s", CLONE.as_secs()))),
         }
     }
 
@@ -244,7 +246,6 @@ impl Pool {
                     other => other.map(Some),
                 }
             }
-            // On a machine that is busy enough a healthy template may be late: it is given another chance.
             Err(error @ SandboxError::Late(_))
                 if self.late_clones.fetch_add(1, Ordering::Relaxed) + 1 < LATE_CLONES =>
             {
