@@ -168,7 +168,8 @@ fn report(
     context.term.line(&format!("{head}  {revision}{runtime}{handler}{size} · {state} in {took}"))?;
     context.term.line(&format!("  url  {url}"))?;
     if let Some(warning) = answer["warning"].as_str() {
-        context.term.complain(&format!("deployed, but calls of it will fail: {}", term::printable(warning, false)));
+        let warning = term::printable(warning, false);
+        context.term.complain(&format!("{} deployed, but {warning}", context.term.red("warning:")));
     }
     Ok(())
 }

@@ -874,7 +874,7 @@ function unserialisable(invocation, message) {
 
 function failLoading(error) {
   const shape = describe(error);
-  logError(INIT_ERROR, shape, { thrown: error });
+  logError(initError(), shape, { thrown: error });
   send('{"t":"init_error"}', errorBody(shape));
   leave(1);
 }
@@ -920,8 +920,8 @@ function log(text) {
   }
 }
 
-// AWS's clients call a failed start this from Node.js 24 on.
-const INIT_ERROR = MAJOR >= 24 ? 'Init Error' : 'Uncaught Exception';
+// AWS's clients call a failed start `Init Error` from Node.js 24 on.
+const initError = () => (MAJOR >= 24 || !logs.installed() ? 'Init Error' : 'Uncaught Exception');
 
 function logError(title, shape, { invocation, thrown, more } = {}) {
   if (logs.installed()) {

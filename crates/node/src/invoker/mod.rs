@@ -21,7 +21,7 @@ use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::observe::{CallEnd, LogEntry, Throttle, escape_bytes};
+use crate::observe::{CallEnd, LogEntry, Throttle, escape};
 use crate::pool::instance::{Answered, Birth, Breach, Instance, STUCK, WorkerAnswer};
 use crate::pool::tap::now_ms;
 use crate::pool::{InitFailure, Lease, Pool, Refusal, Shared};
@@ -196,16 +196,7 @@ impl Invoker {
         match made {
             Ok(()) | Err(Refusal::Retired) => Ok(()),
             Err(Refusal::Platform(error)) => Err(error),
-            Err(Refusal::Init(failure)) => {
-                let InitFailure { error, printed, .. } = *failure;
-                let printed = escape_bytes(&printed[..printed.len().min(PRINTED)]);
-                let said =
-                    if printed.is_empty() { String::new() } else { format!(" (it printed: {})", printed.trim_end()) };
-                Err(Error::new(
-                    ErrorKind::InvalidInput,
-                    format!("{name} could not be initialised: {}{said}", told(&error)),
-                ))
-            }
+            Err(Refusal::Init(failure)) => Err(Error::new(ErrorKind::InvalidInput, not_initialised(name, &failure))),
         }
     }
 
@@ -487,6 +478,20 @@ fn under_its_call(body: String, id: &RequestId) -> String {
     let message = format!("RequestId: {id} Error: {message}");
     error.insert("errorMessage".into(), message.into());
     serde_json::Value::Object(error).to_string()
+}
+
+/// How a start failed, for whoever deploys: the error, and what the function printed before it.
+fn not_initialised(name: &FunctionName, failure: &InitFailure) -> String {
+    let message = told(&failure.error);
+    let printed = String::from_utf8_lossy(&failure.printed[..failure.printed.len().min(PRINTED)]);
+    // What the worker prints of the error is said already.
+    let end = message.lines().next().and_then(|line| line.rsplit(": ").next()).unwrap_or_default();
+    let own: Vec<_> = printed.lines().take_while(|line| end.is_empty() || !line.contains(end)).collect();
+    let printed = match own.is_empty() {
+        true => String::new(),
+        false => format!(" (it printed: {})", escape(&own.join("; "))),
+    };
+    format!("{name} could not be initialised: {}{printed}", escape(&message))
 }
 
 /// An error's type and message.

@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{Answer, FunctionError, Phases, Report, RequestId, RuntimeName, StartKind};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::lines::{end_line, report_line, start_line, whole_ms};
@@ -104,7 +104,7 @@ impl SystemLog {
             return Some(start_line(id, version));
         }
         let version = version.map_or_else(|| "$LATEST".to_owned(), |number| number.to_string());
-        let record = with_trace(json!({"requestId": id, "version": version}), trace);
+        let record = Members::new().with("requestId", id).with("version", version).traced(trace);
         self.event(Level::Info, "platform.start", record)
     }
 
@@ -118,32 +118,20 @@ impl SystemLog {
         }
         let (status, kind) = status_of(end.result);
         let level = |good: Level| if status == "success" { good } else { Level::Warn };
-        let outcome = |mut record: Value| {
-            record["status"] = status.into();
-            if let Some(kind) = kind {
-                record["errorType"] = kind.into();
-            }
-            with_trace(record, end.trace)
+        let record = |metrics: Members| {
+            let record = Members::new().with("requestId", end.id).raw("metrics", &metrics.text());
+            record.with("status", status).maybe("errorType", kind).traced(end.trace)
         };
         let produced = match end.result {
             Ok(Answer::Reply { body, .. }) => body.len(),
             Ok(Answer::Failed(error)) => error.body.len(),
             Err(_) => 0,
         };
-        let done = json!({"durationMs": milliseconds(end.phases.run), "producedBytes": produced});
-        let fault = end.result.as_ref().err().map(|(cause, body)| self.fault(end.id, *cause, body));
+        let done = Members::new().with("durationMs", milliseconds(end.phases.run)).with("producedBytes", produced);
         let events = [
-            fault,
-            self.event(
-                level(Level::Debug),
-                "platform.runtimeDone",
-                outcome(json!({"requestId": end.id, "metrics": done})),
-            ),
-            self.event(
-                level(Level::Info),
-                "platform.report",
-                outcome(json!({"requestId": end.id, "metrics": metrics(end)})),
-            ),
+            end.result.as_ref().err().map(|(cause, body)| fault(end.id, *cause, body)),
+            self.event(level(Level::Debug), "platform.runtimeDone", record(done)),
+            self.event(level(Level::Info), "platform.report", record(metrics(end))),
         ];
         events.into_iter().flatten().collect()
     }
@@ -155,41 +143,23 @@ impl SystemLog {
 
     /// What is written when a start begins.
     pub fn init_start(&self, about: &InitAbout<'_>) -> Option<String> {
-        let mut record = json!({
-            "functionName": about.name, "functionVersion": about.version, "runtimeVersion": runtime_version(about.runtime),
-        });
-        if about.kind != StartKind::Restore {
-            record["initializationType"] = about.initialization.into();
-            record["phase"] = "init".into();
-        }
-        self.event(Level::Info, if about.kind == StartKind::Restore { RESTORE[0] } else { INIT[0] }, record)
+        let record = about.members().with("functionName", about.name).with("functionVersion", about.version);
+        let record = record.with("runtimeVersion", runtime_version(about.runtime));
+        self.event(Level::Info, about.events()[0], record)
     }
 
     /// What is written when it is over, and how it failed if it did.
     pub fn init_done(&self, about: &InitAbout<'_>, took: Duration, failed: Option<&FunctionError>) -> Vec<String> {
-        let restored = about.kind == StartKind::Restore;
         let status = if failed.is_some() { "error" } else { "success" };
-        let record = |more: Value| {
-            let mut record = json!({"status": status});
-            if !restored {
-                record["initializationType"] = about.initialization.into();
-                record["phase"] = "init".into();
-            }
-            if let Some(error) = failed {
-                record["errorType"] = told_type(error).into();
-            }
-            if let (Value::Object(record), Value::Object(more)) = (&mut record, more) {
-                record.extend(more);
-            }
-            record
-        };
+        let record = || about.members().with("status", status).maybe("errorType", failed.map(told_type));
         let level = |good: Level| if failed.is_some() { Level::Warn } else { good };
-        let names = if restored { RESTORE } else { INIT };
-        let report = if restored || about.initialization != "on-demand" { Level::Info } else { Level::Debug };
-        let took = json!({"metrics": {"durationMs": milliseconds(took)}});
+        let on_demand = about.kind != StartKind::Restore && about.initialization == "on-demand";
+        let report = if on_demand { Level::Debug } else { Level::Info };
+        let took = Members::new().with("durationMs", milliseconds(took)).text();
+        let [_, done, reported] = about.events();
         let events = [
-            self.event(level(Level::Debug), names[1], record(json!({}))),
-            self.event(level(report), names[2], record(took)),
+            self.event(level(Level::Debug), done, record()),
+            self.event(level(report), reported, record().raw("metrics", &took)),
         ];
         events.into_iter().flatten().collect()
     }
@@ -199,24 +169,15 @@ impl SystemLog {
         if !self.json {
             return text;
         }
-        let mut record = json!({"timestamp": timestamp(now_ms()), "level": "WARN", "message": text});
-        if let Some(id) = id {
-            record["requestId"] = id.into();
-        }
-        record.to_string()
+        let record = Members::new().with("timestamp", timestamp(now_ms())).with("level", "WARN");
+        record.maybe("requestId", id).with("message", text).text()
     }
 
-    fn fault(&self, id: &RequestId, cause: FailureCause, body: &str) -> String {
-        let told: Value = serde_json::from_str(body).unwrap_or_default();
-        let kind = told["errorType"].as_str().unwrap_or(cause.error_type());
-        let message = told["errorMessage"].as_str().unwrap_or(body);
-        json!({"timestamp": timestamp(now_ms()), "level": "ERROR", "requestId": id, "errorType": kind, "message": message})
-            .to_string()
-    }
-
-    fn event(&self, level: Level, name: &str, record: Value) -> Option<String> {
+    fn event(&self, level: Level, name: &str, record: Members) -> Option<String> {
         let written = self.json && level >= self.system;
-        written.then(|| json!({"time": timestamp(now_ms()), "type": name, "record": record}).to_string())
+        let event =
+            || Members::new().with("time", timestamp(now_ms())).with("type", name).raw("record", &record.text());
+        written.then(|| event().text())
     }
 
     /// Whether a line that the function wrote is kept. A line has the level that its JSON names, else `INFO` (AWS).
@@ -233,6 +194,67 @@ impl SystemLog {
         };
         named.and_then(|text| Level::parse(&text)).unwrap_or(Level::Info) >= least
     }
+}
+
+impl InitAbout<'_> {
+    fn events(&self) -> [&'static str; 3] {
+        if self.kind == StartKind::Restore { RESTORE } else { INIT }
+    }
+    fn members(&self) -> Members {
+        match self.kind {
+            StartKind::Restore => Members::new(),
+            _ => Members::new().with("initializationType", self.initialization).with("phase", "init"),
+        }
+    }
+}
+
+/// The members of a JSON object, in the order in which AWS writes them.
+struct Members(String);
+
+impl Members {
+    fn new() -> Self {
+        Members("{".to_owned())
+    }
+    fn raw(mut self, name: &str, json: &str) -> Self {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        self.0.push('"');
+        self.0.push_str(name);
+        self.0.push_str("\":");
+        self.0.push_str(json);
+        self
+    }
+    fn with(self, name: &str, value: impl Serialize) -> Self {
+        let json = serde_json::to_string(&value).unwrap_or_else(|_| "null".to_owned());
+        self.raw(name, &json)
+    }
+    fn maybe(self, name: &str, value: Option<impl Serialize>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+    fn traced(self, trace: Option<&str>) -> Self {
+        let tracing = |trace| Members::new().with("type", "X-Amzn-Trace-Id").with("value", trace).text();
+        match trace {
+            Some(trace) => self.raw("tracing", &tracing(trace)),
+            None => self,
+        }
+    }
+    fn text(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// A failure that the platform tells of.
+fn fault(id: &RequestId, cause: FailureCause, body: &str) -> String {
+    let told: Value = serde_json::from_str(body).unwrap_or_default();
+    let kind = told["errorType"].as_str().unwrap_or(cause.error_type());
+    let message = told["errorMessage"].as_str().unwrap_or(body);
+    let record = Members::new().with("timestamp", timestamp(now_ms())).with("level", "ERROR").with("requestId", id);
+    record.with("errorType", kind).with("message", message).text()
 }
 
 /// The events of a start: its beginning, the runtime's readiness, the account.
@@ -263,32 +285,22 @@ fn told_type(error: &FunctionError) -> String {
     told["errorType"].as_str().unwrap_or(error.cause.error_type()).to_owned()
 }
 
-fn with_trace(mut record: Value, trace: Option<&str>) -> Value {
-    if let Some(trace) = trace {
-        record["tracing"] = json!({"type": "X-Amzn-Trace-Id", "value": trace});
-    }
-    record
-}
-
-fn metrics(end: &CallEnd<'_>) -> Value {
+fn metrics(end: &CallEnd<'_>) -> Members {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let mut metrics = json!({
-        "durationMs": milliseconds(end.phases.run), "billedDurationMs": whole_ms(end.phases.run) as u64,
-        "memorySizeMB": mib(end.report.memory_limit),
-    });
-    if end.report.peak_memory > 0 {
-        metrics["maxMemoryUsedMB"] = mib(end.report.peak_memory).into();
-    }
+    let peak = Some(end.report.peak_memory).filter(|peak| *peak > 0).map(mib);
+    let metrics = Members::new()
+        .with("durationMs", milliseconds(end.phases.run))
+        .with("billedDurationMs", whole_ms(end.phases.run))
+        .with("memorySizeMB", mib(end.report.memory_limit))
+        .maybe("maxMemoryUsedMB", peak);
     match end.kind {
-        StartKind::Warm => {}
-        StartKind::Clone | StartKind::Boot => metrics["initDurationMs"] = milliseconds(end.phases.init).into(),
+        StartKind::Warm => metrics,
+        StartKind::Clone | StartKind::Boot => metrics.with("initDurationMs", milliseconds(end.phases.init)),
         StartKind::Restore => {
             let made = end.phases.start + end.phases.init;
-            metrics["restoreDurationMs"] = milliseconds(made).into();
-            metrics["billedRestoreDurationMs"] = (whole_ms(made) as u64).into();
+            metrics.with("restoreDurationMs", milliseconds(made)).with("billedRestoreDurationMs", whole_ms(made))
         }
     }
-    metrics
 }
 
 /// In milliseconds, to the microsecond.
@@ -310,6 +322,7 @@ pub(crate) fn timestamp(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn log(application: &str, system: &str) -> SystemLog {
         SystemLog::of(&Logging {
