@@ -219,7 +219,43 @@ fn text_lines_have_the_shape_of_aws(lang: Lang) {
     assert!(lines.last().unwrap().starts_with("REPORT RequestId: "), "{lines:#?}");
 }
 
+/// Calls that run side by side on one instance: each line says whose it is.
+fn lines_of_calls_at_once_are_told_apart(lang: Lang) {
+    let server = SERVER.get();
+    let (file, code): (_, &[u8]) = match lang {
+        Lang::Node => (
+            "index.js",
+            b"exports.handler = async (n, c) => { await new Promise((r) => setTimeout(r, 100)); console.log('mine', c.awsRequestId); return awslambda.InvokeStore.getRequestId() }",
+        ),
+        Lang::Python => (
+            "index.py",
+            b"import asyncio, logging\nasync def handler(n, c):\n    await asyncio.sleep(0.1)\n    logging.warning('mine %s', c.aws_request_id)\n    return c.aws_request_id\n",
+        ),
+    };
+    let name = format!("at-once-{}", lang.dir());
+    let fields = [
+        ("handler", "index.handler"),
+        ("convention", "event"),
+        ("maxConcurrency", "8"),
+        ("env", r#"{"AWS_LAMBDA_LOG_FORMAT":"JSON"}"#),
+    ];
+    server.deploy(&name, &zip_of(&[(file, code)]), &fields);
+    let answers = crate::harness::parallel(6, |_| server.native(&name, "1").expect(200));
+    for answer in &answers {
+        assert_eq!(answer.json().as_str(), answer.header("offshoot-request-id"));
+    }
+    let mine: Vec<Value> = parsed(&server.logs(&name))
+        .into_iter()
+        .filter(|l| l["message"].as_str().is_some_and(|m| m.starts_with("mine")))
+        .collect();
+    assert_eq!(mine.len(), 6, "{mine:?}");
+    for line in mine {
+        assert!(line["message"].as_str().unwrap().ends_with(line["requestId"].as_str().unwrap()), "{line}");
+    }
+}
+
 per_language! {
+    lines_of_calls_at_once_are_told_apart
     json_lines_have_the_members_of_aws
     json_errors_are_lines_of_json
     text_lines_have_the_shape_of_aws
