@@ -369,3 +369,60 @@ fn python_answers_are_those_of_aws() {
     assert!(repr.ends_with(end), "{repr}");
     assert_eq!((&got[2], &got[3]), (&Value::Null, &json!(true)));
 }
+
+/// The names that AWS's environments have (recorded there in January 2026), but for the Runtime API's, which a worker of ours
+/// does not speak, and with `HOME`, which programs miss.
+const ENVIRONMENT: &[&str] = &[
+    "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_XRAY_CONTEXT_MISSING",
+    "AWS_XRAY_DAEMON_ADDRESS",
+    "HOME",
+    "LAMBDA_RUNTIME_DIR",
+    "LAMBDA_TASK_ROOT",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "TZ",
+    "_AWS_XRAY_DAEMON_ADDRESS",
+    "_AWS_XRAY_DAEMON_PORT",
+    "_HANDLER",
+];
+
+#[test]
+fn environments_have_the_names_of_aws() {
+    let server = &*SERVER.get();
+    let cases = [
+        (Lang::Node, "index.js", "exports.handler = async () => ({ ...process.env })", &["NODE_PATH"][..]),
+        (
+            Lang::Python,
+            "index.py",
+            "import os\ndef handler(e, c): return dict(os.environ)\n",
+            &["LC_CTYPE", "PWD", "PYTHONPATH", "SHLVL"],
+        ),
+    ];
+    for (lang, file, code, own) in cases {
+        let name = format!("environment-{}", lang.dir());
+        let fields = [("handler", "index.handler"), ("convention", "event")];
+        let runtime = server.deploy(&name, &zip_of(&[(file, code.as_bytes())]), &fields)["runtime"].clone();
+        let env = server.native(&name, "{}").expect(200).json();
+        let mut expected: Vec<&str> = ENVIRONMENT.iter().chain(own).copied().collect();
+        expected.sort_unstable();
+        let mut names: Vec<&str> = env.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, expected, "{lang:?}");
+        let execution = format!("AWS_Lambda_{}", runtime.as_str().unwrap());
+        assert_eq!((&env["AWS_EXECUTION_ENV"], &env["TZ"]), (&json!(execution), &json!(":UTC")));
+        assert_eq!((&env["_HANDLER"], &env["AWS_LAMBDA_FUNCTION_NAME"]), (&json!("index.handler"), &json!(name)));
+    }
+}

@@ -100,7 +100,7 @@ fn parsed(lines: &[String]) -> Vec<Value> {
 
 /// The first line whose members include these.
 #[track_caller]
-fn line_with<'a>(lines: &'a [Value], wanted: Value) -> &'a Value {
+fn line_with(lines: &[Value], wanted: Value) -> &Value {
     let fits = |line: &&Value| wanted.as_object().unwrap().iter().all(|(k, v)| line.get(k) == Some(v));
     lines.iter().find(fits).unwrap_or_else(|| panic!("no line has {wanted}: {lines:#?}"))
 }

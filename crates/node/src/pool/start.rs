@@ -455,7 +455,7 @@ impl Pool {
             env.push(("NODE_PATH", &node_path));
         }
         if config.runtime.language == Language::Python {
-            env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8")]);
+            env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8"), ("PWD", "/var/task"), ("SHLVL", "0")]);
         }
         if logging.log_format == "JSON" {
             env.push(("AWS_LAMBDA_LOG_FORMAT", "JSON"));
