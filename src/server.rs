@@ -14,8 +14,8 @@ use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome
 use offshoot_node::queue::Pace;
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
-    Catalog, DeployRequest, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings, Roles,
-    Settings, Streamed, Version, Warm,
+    Catalog, DeployRequest, Deployed, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings,
+    Roles, Settings, Streamed, Version, Warm,
 };
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
@@ -151,11 +151,8 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
     let env = Env::of_process();
     let given_up = |name: &str| config.allow_degraded.iter().any(|have| have == name);
     let rootless = !rustix::process::geteuid().is_root();
-    if rootless && !given_up("uid") {
-        return Err(CliError::config("without root, instances cannot have user ids of their own".to_owned()).hint(
-            "start the server as root, or accept it: --allow-degraded uid (offshoot doctor tells what else is missing)"
-                .to_owned(),
-        ));
+    if rootless {
+        check_rootless(config, &given_up)?;
     }
     let nursery =
         std::env::current_exe().map_err(|e| CliError::config(format!("this program cannot find itself: {e}")))?;
@@ -203,6 +200,26 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
     })
 }
 
+/// Without root a machine lacks several things, and each is accepted by its own name: all of them are said at once.
+fn check_rootless(config: &ServeConfig, given_up: &dyn Fn(&str) -> bool) -> Result<(), CliError> {
+    let mut lacks = Vec::new();
+    if !given_up("uid") {
+        lacks.push(("uid", "instances cannot have user ids of their own".to_owned()));
+    }
+    if !given_up("cgroup")
+        && let Some(why) = offshoot_sandbox::Cgroups::lacking(config.cgroup_root.as_deref())
+    {
+        lacks.push(("cgroup", format!("memory and processes cannot be limited ({why})")));
+    }
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    let (names, whys): (Vec<_>, Vec<_>) = lacks.into_iter().unzip();
+    let text = format!("without root, {}", whys.join("; and "));
+    let hint = format!("start the server as root, or accept it: --allow-degraded {}", names.join(","));
+    Err(CliError::config(text).hint(hint))
+}
+
 /// The node, as the API sees it.
 struct Served {
     node: Arc<Node>,
@@ -210,17 +227,13 @@ struct Served {
 }
 
 impl Backend for Served {
-    async fn deploy(&self, request: DeployRequest) -> Result<Arc<Version>, Error> {
+    async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
         let node = self.node.clone();
-        let (version, warning) = to_its_end(async move { node.deploy(request).await }).await?;
-        warn(&version.config.name, warning);
-        Ok(version)
+        to_its_end(async move { node.deploy(request, load).await }).await.inspect(warn)
     }
-    async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Arc<Version>, Error> {
+    async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Deployed, Error> {
         let (node, whom) = (self.node.clone(), name.clone());
-        let (version, warning) = to_its_end(async move { node.configure(&whom, settings).await }).await?;
-        warn(name, warning);
-        Ok(version)
+        to_its_end(async move { node.configure(&whom, settings).await }).await.inspect(warn)
     }
     async fn delete(&self, name: &FunctionName) -> Result<(), Error> {
         let (node, name) = (self.node.clone(), name.clone());
@@ -280,9 +293,9 @@ async fn to_its_end<T: Send + 'static>(
     }
 }
 
-fn warn(name: &FunctionName, warning: Option<String>) {
-    if let Some(warning) = warning {
-        tracing::warn!(function = %name, %warning, "deployed, but it could not be initialised");
+fn warn(deployed: &Deployed) {
+    if let Some(warning) = &deployed.warning {
+        tracing::warn!(function = %deployed.version.config.name, %warning, "deployed, but it could not be loaded");
     }
 }
 

@@ -101,6 +101,18 @@ fn every_file_says_what_it_is_for() {
     }
 }
 
+/// Kinds that only the API knows: they are said before a node is asked, or after it has answered.
+const AT_THE_DOOR: &[&str] = &[
+    "no-route",
+    "unauthorized",
+    "method-not-allowed",
+    "too-slow",
+    "uri-too-long",
+    "misdirected",
+    "cross-site",
+    "bad-reply",
+];
+
 #[test]
 fn every_error_kind_has_its_page() {
     for kind in offshoot_model::ErrorKind::ALL {
@@ -108,6 +120,14 @@ fn every_error_kind_has_its_page() {
         let text = fs::read_to_string(&page).unwrap_or_default();
         assert!(text.contains(kind.code()), "docs/errors/{}.md is missing", kind.code());
     }
+    let api: String = sources(&root().join("crates/api/src")).iter().map(|f| fs::read_to_string(f).unwrap()).collect();
+    let list = fs::read_to_string(root().join("docs/errors/README.md")).unwrap();
+    for code in AT_THE_DOOR {
+        assert!(api.contains(&format!("\"{code}\"")), "nobody says {code} any more");
+        let text = fs::read_to_string(root().join(format!("docs/errors/{code}.md"))).unwrap_or_default();
+        assert!(text.contains(code) && list.contains(&format!("({code}.md)")), "docs/errors/{code}.md is missing");
+    }
     let pages = fs::read_dir(root().join("docs/errors")).unwrap().count();
-    assert_eq!(pages, offshoot_model::ErrorKind::ALL.len() + 1, "a page for each kind, and the list");
+    let kinds = offshoot_model::ErrorKind::ALL.len() + AT_THE_DOOR.len();
+    assert_eq!(pages, kinds + 1, "a page for each kind, and the list");
 }

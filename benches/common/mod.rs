@@ -136,6 +136,7 @@ impl Lang {
         match self {
             Lang::Node => "exports.handler = async (event) => ({ ok: true, event });\n",
             Lang::Python => "def handler(event, context):\n    return {'ok': True, 'event': event}\n",
+            Lang::Ruby => "def handler(event:, context:)\n  { ok: true, event: event }\nend\n",
         }
     }
 
@@ -144,6 +145,7 @@ impl Lang {
         match self {
             Lang::Node => "exports.handler = async (event) => event;\n",
             Lang::Python => "def handler(event, context):\n    return event\n",
+            Lang::Ruby => "def handler(event:, context:)\n  event\nend\n",
         }
     }
 

@@ -114,6 +114,7 @@ impl Emulator {
         match lang {
             Lang::Node => "aws-lambda-ric",
             Lang::Python => "awslambdaric",
+            Lang::Ruby => "aws_lambda_ric",
         }
     }
 
@@ -124,6 +125,8 @@ impl Emulator {
         let client = match lang {
             Lang::Node => installed.join("node/node_modules/.bin/aws-lambda-ric"),
             Lang::Python => installed.join("python/bin/python"),
+            // Nobody asks for it yet.
+            Lang::Ruby => return Ok(None),
         };
         if !emulator.exists() || !client.exists() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! `offshoot deploy PATH [NAME]`: packs, uploads, and waits until the function is ready.
+//! `offshoot deploy PATH [NAME]`: packs, uploads, and waits until the function is loaded, or says why it cannot be.
 //!
 //! What a function is made of and which files are packed is decided in `manifest` and `pack`.
 
@@ -133,7 +133,7 @@ async fn upload(
     });
     let content_type =
         HeaderValue::from_str(&form.content_type).map_err(|_| CliError::usage("the form has no type"))?;
-    let call = Call::new(Method::POST, "/v1/functions").header(header::CONTENT_TYPE, content_type).body(body);
+    let call = Call::new(Method::POST, "/v1/functions?load=1").header(header::CONTENT_TYPE, content_type).body(body);
     let answer = tokio::time::timeout(LONGEST, client.send(call)).await;
     bar.finish_and_clear();
     let answer =
@@ -163,8 +163,15 @@ fn report(
     let took =
         if took.as_secs() == 0 { format!("{} ms", took.as_millis()) } else { format!("{:.1} s", took.as_secs_f64()) };
     let head = context.term.bold_out(name.as_str());
-    context.term.line(&format!("{head}  {revision}{runtime}{handler}{size} · ready in {took}"))?;
-    context.term.line(&format!("  url  {url}"))
+    // A server that does not say has not loaded it.
+    let state = if answer["loaded"] == true { "ready" } else { "deployed" };
+    context.term.line(&format!("{head}  {revision}{runtime}{handler}{size} · {state} in {took}"))?;
+    context.term.line(&format!("  url  {url}"))?;
+    if let Some(warning) = answer["warning"].as_str() {
+        let warning = term::printable(warning, false);
+        context.term.complain(&format!("{} deployed, but {warning}", context.term.red("warning:")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -202,7 +209,7 @@ mod tests {
         assert_eq!(reply["revision"], 1);
         let request = server.join().unwrap().remove(0);
         let at = |text: &str| request.find(text).unwrap_or_else(|| panic!("{text} in {request}"));
-        assert!(request.starts_with("POST /v1/functions HTTP/1.1"));
+        assert!(request.starts_with("POST /v1/functions?load=1 HTTP/1.1"));
         assert!(at("name=\"funcName\"\r\n\r\nf\r\n") < at("name=\"handler\"\r\n\r\nfoo.handler\r\n"));
         assert!(at("name=\"handler\"") < at("name=\"file\"; filename=\"f.zip\""));
     }

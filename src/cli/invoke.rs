@@ -28,8 +28,11 @@ use crate::config::ClientFlags;
     offshoot invoke site --path /items?id=3 -H 'Accept: text/html'"
 )]
 pub struct Args {
-    /// The function
+    /// The function; NAME:QUALIFIER calls one of its versions
     name: String,
+    /// The version or alias to call: a number, the name of an alias, or $LATEST
+    #[arg(long, value_name = "NAME")]
+    qualifier: Option<String>,
     /// The event, as JSON; for functions called by request: the body
     #[arg(short, long, value_name = "JSON", conflicts_with = "event")]
     data: Option<String>,
@@ -51,13 +54,38 @@ pub struct Args {
     /// Do not wait: hand the call in and print its id
     #[arg(long = "async")]
     later: bool,
+    /// How often it is tried again when the function fails: 0 to 2
+    #[arg(long, value_name = "N", requires = "later", help_heading = "With --async")]
+    max_retries: Option<u32>,
+    /// How long it may wait to succeed: 1m to 6h
+    #[arg(long, value_name = "TIME", requires = "later", help_heading = "With --async", value_parser = |text: &str| parse_millis(text, 1000))]
+    max_age: Option<u64>,
+    /// Who is told when it has succeeded: a function, the ARN of a queue, or an http:// address
+    #[arg(long, value_name = "TARGET", requires = "later", help_heading = "With --async")]
+    on_success: Option<String>,
+    /// Who is told when it has failed for good
+    #[arg(long, value_name = "TARGET", requires = "later", help_heading = "With --async")]
+    on_failure: Option<String>,
+    /// Who gets the event itself when it has failed for good
+    #[arg(long, value_name = "TARGET", requires = "later", help_heading = "With --async")]
+    dead_letter: Option<String>,
     #[command(flatten)]
     flags: ClientFlags,
 }
 
 /// Calls the function; the exit code tells how it ended.
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    let name = super::function_name(&args.name)?;
+    let (name, in_name) = match args.name.split_once(':') {
+        Some((name, qualifier)) => (super::function_name(name)?, Some(qualifier.to_owned())),
+        None => (super::function_name(&args.name)?, None),
+    };
+    let args = match (in_name, &args.qualifier) {
+        (Some(a), Some(b)) if a != *b => {
+            return Err(CliError::usage(format!("the name says {a} and --qualifier says {b}: give one of them")));
+        }
+        (Some(qualifier), _) => Args { qualifier: Some(qualifier), ..args },
+        (None, _) => args,
+    };
     let payload = payload(&args)?;
     let client = context.client(&args.flags)?;
     let answer = block_on(call(&client, &name, &args, payload))?;
@@ -117,13 +145,33 @@ async fn call(client: &Client, name: &FunctionName, args: &Args, payload: Option
         as_event(call, name, args, payload)?
     };
     let kind = HeaderName::from_static("offshoot-invocation-type");
-    let call = if args.later { call.header(kind, HeaderValue::from_static("Event")) } else { call };
+    let mut call = if args.later { call.header(kind, HeaderValue::from_static("Event")) } else { call };
+    for (name, flag, value) in said(args)? {
+        call = call.header(HeaderName::from_static(name), header_value(flag, &value)?);
+    }
     let Some(limit) = args.timeout else { return client.send(call).await };
     let answer = tokio::time::timeout(Duration::from_millis(limit), client.send(call)).await;
     answer.unwrap_or_else(|_| {
         let message = format!("'{name}' did not answer within {limit} ms (--timeout)");
         Err(CliError::new(Exit::TimedOut, "timeout", message).hint("it may still be running: offshoot logs shows"))
     })
+}
+
+/// What flags say about the call as a whole: header, flag and value.
+fn said(args: &Args) -> Result<Vec<(&'static str, &'static str, String)>, CliError> {
+    let age = args.max_age.map(|ms| match ms % 1000 {
+        0 => Ok((ms / 1000).to_string()),
+        _ => Err(CliError::usage("--max-age is in whole seconds")),
+    });
+    let all = [
+        ("offshoot-qualifier", "--qualifier", args.qualifier.clone()),
+        ("offshoot-max-retries", "--max-retries", args.max_retries.map(|n| n.to_string())),
+        ("offshoot-max-age", "--max-age", age.transpose()?),
+        ("offshoot-on-success", "--on-success", args.on_success.clone()),
+        ("offshoot-on-failure", "--on-failure", args.on_failure.clone()),
+        ("offshoot-dead-letter", "--dead-letter", args.dead_letter.clone()),
+    ];
+    Ok(all.into_iter().filter_map(|(header, flag, value)| Some((header, flag, value?))).collect())
 }
 
 fn as_event(call: Call, name: &FunctionName, args: &Args, payload: Option<Bytes>) -> Result<Call, CliError> {

@@ -78,6 +78,11 @@ fn make(args: &New, context: &Context) -> Result<Exit, CliError> {
     context.term.line(&format!("export AWS_ACCESS_KEY_ID={}", part("accessKeyId")))?;
     context.term.line(&format!("export AWS_SECRET_ACCESS_KEY={}", part("secretAccessKey")))?;
     context.term.note("keep it now: the server shows the secret only this once");
+    if made["signaturesChecked"] == false {
+        context
+            .term
+            .note("this server does not check signatures: its keys count only when it is started with --auth sigv4");
+    }
     Ok(Exit::Ok)
 }
 

@@ -25,7 +25,7 @@ pub struct Args {
     /// Only what is younger than this (10m, 2h30m), or since this moment (2026-01-31T12:00:00Z)
     #[arg(short, long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
-    /// Only this invocation
+    /// Only this invocation; the beginning of its id will do
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
     /// At most this many lines, the last ones

@@ -125,8 +125,8 @@ static FIELDS: &[Field] = &[
         form: "cpu",
         value: "CORES",
         words: &[],
-        help: "CPU limit in cores: 0.5",
-        read: number,
+        help: "CPU limit in cores: 0.5; default = by memory",
+        read: number_or_default,
     },
     Field {
         key: "tmp",
@@ -143,8 +143,8 @@ static FIELDS: &[Field] = &[
         form: "keepAlive",
         value: "TIME",
         words: &[],
-        help: "How long an idle instance is kept: 10m",
-        read: seconds,
+        help: "How long an idle instance is kept: 10m; default = the server's setting",
+        read: seconds_or_default,
     },
 ];
 
@@ -164,6 +164,16 @@ fn mib(text: &str) -> Result<String, String> {
 /// With its unit, so that nobody has to guess it.
 fn seconds(text: &str) -> Result<String, String> {
     parse_millis(text, 1000).map(|ms| format!("{ms}ms"))
+}
+/// The word that takes a setting back.
+fn or_default(text: &str, read: fn(&str) -> Result<String, String>) -> Result<String, String> {
+    if text.trim() == "default" { Ok("default".to_owned()) } else { read(text) }
+}
+fn number_or_default(text: &str) -> Result<String, String> {
+    or_default(text, number)
+}
+fn seconds_or_default(text: &str) -> Result<String, String> {
+    or_default(text, seconds)
 }
 fn whole(text: &str) -> Result<String, String> {
     text.trim()

@@ -97,16 +97,27 @@ fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
         return Ok(Exit::Ok);
     }
     let items = answer["items"].as_array().cloned().unwrap_or_default();
+    if items.is_empty()
+        && let Some(function) = &args.function
+    {
+        known(&client, function)?;
+    }
     if !items.is_empty() {
         let lines = columns(&table(&items, now_ms()));
         context.term.line(&context.term.bold_out(&lines[0]))?;
         lines[1..].iter().try_for_each(|line| context.term.line(line))?;
     }
-    context.term.note(&summary(&answer["counts"]));
+    let whose = args.function.as_ref().map(|function| format!("{function}: ")).unwrap_or_default();
+    context.term.note(&format!("{whose}{}", summary(&answer["counts"])));
     if let Some(next) = answer["next"].as_u64() {
         context.term.note(&format!("there may be more: --after {next}"));
     }
     Ok(Exit::Ok)
+}
+
+/// What is asked of a function that has nothing in the queue may be asked of a misspelt name.
+fn known(client: &Client, function: &str) -> Result<(), CliError> {
+    block_on(client.function(&super::function_name(function)?)).map(drop)
 }
 
 /// One line: how many are in which state.
@@ -185,7 +196,13 @@ fn redrive(args: &Chosen, context: &Context) -> Result<Exit, CliError> {
     let body = Upload::new(vec![Bytes::from(which.to_string())], |_| {});
     let call = Call::new(Method::POST, "/v1/queue/redrive").body(body);
     let answer: Value = serde_json::from_slice(&block_on(client.send(call))?.body).unwrap_or_default();
-    report(answer["redriven"].as_u64().unwrap_or(0), "redriven", context)
+    let count = answer["redriven"].as_u64().unwrap_or(0);
+    if count == 0
+        && let Some(function) = &args.function
+    {
+        known(&client, function)?;
+    }
+    report(count, "redriven", args, "only what is dead is redriven", context)
 }
 
 fn purge(args: &Chosen, context: &Context) -> Result<Exit, CliError> {
@@ -193,12 +210,18 @@ fn purge(args: &Chosen, context: &Context) -> Result<Exit, CliError> {
     if let Some(function) = &args.function {
         let path = format!("/v1/queue?function={}", super::function_name(function)?);
         let answer = block_on(client.ask(Method::DELETE, &path))?;
-        return report(answer["purged"].as_u64().unwrap_or(0), "purged", context);
+        let count = answer["purged"].as_u64().unwrap_or(0);
+        if count == 0 {
+            known(&client, function)?;
+        }
+        return report(count, "purged", args, RUNS, context);
     }
     let ids = args.ids.iter().map(|i| id(i)).collect::<Result<Vec<_>, _>>()?;
     let count = block_on(purge_each(&client, &ids))?;
-    report(count, "purged", context)
+    report(count, "purged", args, RUNS, context)
 }
+
+const RUNS: &str = "what runs is not purged";
 
 async fn purge_each(client: &Client, ids: &[&str]) -> Result<u64, CliError> {
     let mut count = 0;
@@ -212,7 +235,19 @@ async fn purge_each(client: &Client, ids: &[&str]) -> Result<u64, CliError> {
     Ok(count)
 }
 
-fn report(count: u64, what: &str, context: &Context) -> Result<Exit, CliError> {
+/// Says how many; ids that were not among them are the mistake of whoever typed them.
+fn report(count: u64, what: &str, args: &Chosen, rule: &str, context: &Context) -> Result<Exit, CliError> {
+    let missed = (args.ids.len() as u64).saturating_sub(count);
+    if count == 0 && missed > 0 {
+        let text = if missed == 1 { format!("{} is not", args.ids[0]) } else { "none of these ids is".to_owned() };
+        return Err(CliError::server("not-found", format!("{text} in the queue in a state to be {what}: {rule}"))
+            .hint("offshoot queue ls shows what is there"));
+    }
+    if missed > 0 {
+        context
+            .term
+            .note(&format!("{missed} of the ids were not {what}: {rule}, and what is done is not there any more"));
+    }
     match context.term.json() {
         true => context.term.document(&json!({ what: count }))?,
         false => context.term.line(&format!("{what} {count}"))?,

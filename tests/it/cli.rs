@@ -12,25 +12,25 @@ use crate::harness::{Lang, PATIENCE, Server, Shared, binary, eventually, root};
 static SERVER: Shared = Shared::new(&["--limits-init-ms", "3000"]);
 
 #[derive(Debug)]
-struct Done {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Done {
     #[track_caller]
-    fn exits(self, code: i32) -> Self {
+    pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
         self
     }
     #[track_caller]
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
     }
     /// Says these words on standard error.
     #[track_caller]
-    fn says(self, words: &[&str]) -> Self {
+    pub fn says(self, words: &[&str]) -> Self {
         for word in words {
             assert!(self.err.contains(word), "'{word}' is not in: {}", self.err);
         }
@@ -70,11 +70,11 @@ fn finish(mut command: Command, input: Option<&str>) -> Done {
     Done { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
 }
 
-fn run(server: &Server, args: &[&str]) -> Done {
+pub fn run(server: &Server, args: &[&str]) -> Done {
     finish(command(Some(server), args), None)
 }
 
-fn alone(args: &[&str]) -> Done {
+pub fn alone(args: &[&str]) -> Done {
     finish(command(None, args), None)
 }
 
@@ -102,7 +102,11 @@ fn a_function_from_deploy_to_rm() {
         (&seen["method"], &seen["body"], &seen["headers"]["Content-Type"]),
         (&json!("POST"), &json!(r#"{"x":1}"#), &json!("application/json"))
     );
-    assert!(done.err.contains("REPORT RequestId") && done.err.contains("cold"), "{}", done.err);
+    assert!(
+        done.err.contains("REPORT RequestId") && done.err.contains("warm"),
+        "it was loaded when it was deployed: {}",
+        done.err
+    );
     let done = run(&server, &["invoke", "walk", "--path", "/items?id=3", "-H", "X-Mine: yes", "-q"]).exits(0);
     assert_eq!(done.err, "", "quiet is quiet");
     let seen: Value = done.json();

@@ -81,7 +81,7 @@ impl Ground {
         std::fs::write(&path, archive).unwrap();
         let name = FunctionName::parse(name).unwrap();
         let request = DeployRequest { archive: path, name, settings };
-        self.runtime.block_on(self.node.deploy(request)).unwrap().0
+        self.runtime.block_on(self.node.deploy(request, false)).unwrap().version
     }
 
     /// A function whose `/opt` is this layer.

@@ -23,6 +23,7 @@ const path = require('path');
 const url = require('url');
 const { createRequire, Module } = require('module');
 const { isNativeError, isAnyArrayBuffer } = require('util').types;
+const logs = require('./logs.cjs');
 
 const MAJOR = Number(process.versions.node.split('.')[0]);
 const MISSING_LIBRARY = 78; // EX_CONFIG: tells the server to boot workers instead of cloning them
@@ -242,7 +243,7 @@ async function loadFunction(frame) {
   }
   const handler = pick(found, exported) ?? pick(found?.default, exported);
   if (typeof handler !== 'function') {
-    const what = handler === undefined ? 'undefined or not exported' : 'not a function';
+    const what = handler ? 'not a function' : 'undefined or not exported';
     throw new Fault('Runtime.HandlerNotFound', `${frame.handler} is ${what}`);
   }
   if (MAJOR >= 24 && frame.convention === 'event' && handler.length >= 3 && !handler[STREAMING]) {
@@ -325,7 +326,7 @@ function pick(found, names) {
 function asLoadFault(error) {
   if (error instanceof Fault) return error;
   if (error instanceof SyntaxError) return new Fault('Runtime.UserCodeSyntaxError', String(error), error);
-  if (isNativeError(error) && (error.code === 'MODULE_NOT_FOUND' || error.code === 'ERR_MODULE_NOT_FOUND')) {
+  if (isNativeError(error) && error.code === 'MODULE_NOT_FOUND') { // and not ERR_MODULE_NOT_FOUND: as on AWS
     return new Fault('Runtime.ImportModuleError', String(error), error);
   }
   return error;
@@ -428,9 +429,10 @@ function forkClones() {
 // ------------------------------------------------------------------------------------------------------------- loop
 
 class Invocation {
-  constructor(id, window) {
+  constructor({ id, trace, stream }) {
     this.id = id;
-    this.window = window; // how much of an answer in pieces may be on its way; undefined: it has to come whole
+    this.trace = trace;
+    this.window = stream; // how much of an answer in pieces may be on its way; undefined: it has to come whole
     this.stream = null; // the answer in pieces, once there is one
     this.done = false;
     this.began = performance.now();
@@ -461,9 +463,9 @@ function beginWaiting() {
 
 function begin(header, source, from, to) {
   if (header.claim === true && !claim()) return send('{"t":"skipped","id":' + JSON.stringify(header.id) + '}', '');
-  const invocation = new Invocation(header.id, header.stream);
+  const invocation = new Invocation(header);
   self.active.set(header.id, invocation);
-  self.call(invocation, header, source, from, to);
+  logs.within(header.id, header.trace, () => self.call(invocation, header, source, from, to));
   // While a single invocation is under way the channel does not keep the event loop alive, so Node itself says when
   // nothing is left that could still answer it ("beforeExit").
   if (!invocation.done && self.solo) {
@@ -531,7 +533,7 @@ function callEvent(invocation, header, source, from, to) {
   if (isThenable(result)) {
     result.then(
       (value) => finishEvent(invocation, null, value),
-      (error) => finishEvent(invocation, error ?? 'handled'));
+      (error) => { if (invocation.parked === undefined) fail(invocation, MAJOR >= 24 ? error : error ?? 'handled'); });
   } else if (result !== undefined || MAJOR >= 24) {
     // Before Node 24 AWS ignores what a plain function returns and answers null; here it is the answer, as on 24,
     // unless the function takes the callback.
@@ -571,13 +573,15 @@ function eventContext(invocation, header) {
     identity: asObject(header.identity),
     invokedFunctionArn: header.arn ?? about.arn,
     awsRequestId: invocation.id,
-    getRemainingTimeInMillis: () => Math.max(0, deadline - Date.now()),
+    getRemainingTimeInMillis: () => deadline - Date.now(),
     succeed: (value) => finishEvent(invocation, null, value),
     fail: (error) => finishEvent(invocation, error ?? 'handled', null),
     done: (error, value) => finishEvent(invocation, error, value),
   };
   if (MAJOR >= 24) { // AWS removed the callback style there, and these with it
     for (const name of ['callbackWaitsForEmptyEventLoop', 'succeed', 'fail', 'done']) delete context[name];
+    context.tenantId = undefined;
+    context.xRayTraceId = header.trace ?? undefined;
   }
   invocation.context = context;
   return context;
@@ -614,7 +618,7 @@ function succeedEvent(invocation, value) {
   try {
     text = JSON.stringify(value) ?? 'null';
   } catch (error) {
-    return unserialisable(invocation, 'Unable to stringify response body: ' + messageOf(error));
+    return unstringifiable(invocation, error);
   }
   answer(invocation, text);
 }
@@ -994,7 +998,7 @@ function describe(error) {
       return {
         errorType: String(error.name),
         errorMessage: String(error.message).slice(0, MESSAGE_LIMIT),
-        stack: stack.slice(0, MESSAGE_LIMIT).split('\n').filter((line) => !line.includes(__filename)),
+        stack: stack.slice(0, MESSAGE_LIMIT).split('\n').filter((line) => !line.includes(__dirname + path.sep)),
       };
     }
     return { errorType: typeof error, errorMessage: String(error).slice(0, MESSAGE_LIMIT), stack: [] };
@@ -1013,14 +1017,20 @@ function errorBody(shape) {
   return JSON.stringify({ errorType: shape.errorType, errorMessage: shape.errorMessage, [stackName]: shape.stack });
 }
 
-function sendError(invocation, kind, shape, last = false) {
+function sendError(invocation, kind, shape, { last = false, title = 'Invoke Error', thrown, more } = {}) {
   if (!close(invocation)) return;
-  logError('RequestId: ' + invocation.id + ' Invoke Error', shape);
+  logError(title, shape, { invocation, thrown, more });
   send(`{"t":"error","id":${JSON.stringify(invocation.id)},"kind":"${kind}"${last ? ',"last":true' : ''}}`, errorBody(shape));
 }
 
 function fail(invocation, error) {
-  sendError(invocation, 'handler', describe(error));
+  sendError(invocation, 'handler', describe(error), { thrown: error });
+}
+
+// AWS does not say why; the log does.
+function unstringifiable(invocation, error) {
+  const shape = describe(new Fault(MAJOR >= 24 ? 'Runtime.JSONStringifyError' : 'Error', 'Unable to stringify response body'));
+  sendError(invocation, 'unserialisable', shape, { more: { reason: messageOf(error) } });
 }
 
 function unserialisable(invocation, message) {
@@ -1029,20 +1039,20 @@ function unserialisable(invocation, message) {
 
 function failLoading(error) {
   const shape = describe(error);
-  logError('Init Error', shape);
+  logError(initError(), shape, { thrown: error });
   send('{"t":"init_error"}', errorBody(shape));
   leave(1);
 }
 
 // An error that nobody caught: the state of the function is unknown, so what is under way fails and the process ends.
-function crash(shape, code) {
+function crash(shape, code, about) {
   try {
     if (self.stage === 'loading') {
-      logError('Init Error', shape);
+      logError(about.title, shape, about);
       send('{"t":"init_error"}', errorBody(shape));
     } else {
-      if (self.active.size === 0) logError('Error outside of any invocation', shape);
-      for (const invocation of [...self.active.values()]) sendError(invocation, 'handler', shape, true);
+      if (self.active.size === 0) logError(about.title, shape, about);
+      for (const invocation of [...self.active.values()]) sendError(invocation, 'handler', shape, { ...about, last: true });
       if (channel !== null && channel.writableLength > 0) return void channel.write(EMPTY, () => leave(code));
     }
   } catch {
@@ -1053,12 +1063,13 @@ function crash(shape, code) {
 
 function watchFailures() {
   process.on('uncaughtException', (error, origin) => {
-    if (origin !== 'unhandledRejection') crash(describe(error), 129);
+    if (origin !== 'unhandledRejection') crash(describe(error), 129, { title: 'Uncaught Exception', thrown: error });
   });
   process.on('unhandledRejection', (reason) => {
     const shape = describe(reason);
     const type = isNativeError(reason) ? shape.errorType + ': ' : '';
-    crash({ ...shape, errorType: 'Runtime.UnhandledPromiseRejection', errorMessage: type + shape.errorMessage }, 128);
+    const told = { ...shape, errorType: 'Runtime.UnhandledPromiseRejection', errorMessage: type + shape.errorMessage };
+    crash(told, 128, { title: 'Unhandled Promise Rejection', more: { reason: shape, promise: {} } });
   });
   process.on('beforeExit', drained);
 }
@@ -1074,7 +1085,15 @@ function log(text) {
   }
 }
 
-function logError(title, shape) {
+// AWS's clients call a failed start `Init Error` from Node.js 24 on.
+const initError = () => (MAJOR >= 24 || !logs.installed() ? 'Init Error' : 'Uncaught Exception');
+
+function logError(title, shape, { invocation, thrown, more } = {}) {
+  if (logs.installed()) {
+    const write = () => logs.writeError(title, shape, thrown, more);
+    return invocation === undefined ? write() : logs.within(invocation.id, invocation.trace, write);
+  }
+  if (invocation !== undefined) title = `RequestId: ${invocation.id} ${title}`;
   const head = `${shape.errorType}: ${shape.errorMessage}`;
   const stack = shape.stack.filter((line) => /^\s+at /.test(line)).join('\n');
   log(`ERROR\t${title}\t${head}${stack && '\n' + stack}`);
@@ -1106,7 +1125,10 @@ async function work() {
     if (snapshot) replaceRandom();
     self.solo = !(frame.max_concurrency > 1);
     self.call = frame.convention === 'request' ? callRequest : callEvent;
+    if (frame.convention !== 'request') logs.install(process.env, self.solo);
     self.handler = await loadFunction(frame);
+    // Node.js reports a rejection that nobody caught when nothing else is left to do in a turn: it belongs to the start.
+    await new Promise((resolve) => setImmediate(resolve));
     if (snapshot && !alone()) {
       log('this function leaves other processes running when it has initialised: no snapshot is made of it');
     } else if (snapshot) {

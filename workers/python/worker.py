@@ -30,6 +30,9 @@ from os import _exit, readv, writev
 from os import read as read_fd
 from os import write as write_fd
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # where an environment may say that it is not looked
+import offshoot_logs  # noqa: E402
+
 MISSING_LIBRARY = 78  # EX_CONFIG: tells the server to boot workers instead of cloning them
 VERSION = "%d.%d.%d" % sys.version_info[:3]
 
@@ -557,6 +560,10 @@ class ClientContext(Named):
 
 
 class LambdaContext:
+    # AWS's order.
+    shown = ("aws_request_id", "log_group_name", "log_stream_name", "function_name", "memory_limit_in_mb", "function_version",
+             "invoked_function_arn", "client_context", "identity", "tenant_id")
+
     def __init__(self, header, about):
         self.aws_request_id = header["id"]
         self.log_group_name = about.get("log_group")
@@ -565,6 +572,7 @@ class LambdaContext:
         self.memory_limit_in_mb = about.get("memory")
         self.function_version = about.get("version")
         self.invoked_function_arn = header.get("arn") or about.get("arn")
+        self.tenant_id = None
         self.client_context = None
         client_context = as_object(header.get("client_context"))
         if client_context is not None:
@@ -584,7 +592,7 @@ class LambdaContext:
         sys.stdout.write(str(message))
 
     def __repr__(self):
-        shown = ",".join("%s=%s" % (name, value) for name, value in vars(self).items() if name[0] != "_")
+        shown = ",".join("%s=%s" % (name, getattr(self, name)) for name in self.shown)
         return "LambdaContext([%s])" % shown
 
 
@@ -952,16 +960,21 @@ def failed(header, error):
     if isinstance(error, SystemExit):
         exit_as_asked(error)
     shape = describe(error)
-    log_error("RequestId: %s Invoke Error" % header["id"], shape)
+    log_error("RequestId: %s Invoke Error" % header["id"], shape, header["id"])
     if state.load.get("convention") == "event":
-        shape = {
-            "errorMessage": shape["errorMessage"],
-            "errorType": shape["errorType"],
-            "requestId": header["id"],
-            "stackTrace": shape["stackTrace"],
-        }
+        shape = aws_shape(shape, header["id"])
     kind = "unserialisable" if isinstance(error, Unserialisable) else "handler"
     return '{"t":"error","id":%s,"kind":"%s"}' % (quoted(header["id"]), kind), json.dumps(shape).encode()
+
+
+def aws_shape(shape, invocation):
+    """An error with the members of AWS's, in their order."""
+    return {
+        "errorMessage": shape["errorMessage"],
+        "errorType": shape["errorType"],
+        "requestId": invocation,
+        "stackTrace": shape["stackTrace"],
+    }
 
 
 def fail_loading(error):
@@ -970,7 +983,7 @@ def fail_loading(error):
     shape = describe(error)
     log_error("Init Error", shape)
     if state.load.get("convention") == "event":
-        shape["requestId"] = ""
+        shape = aws_shape(shape, "")
     send('{"t":"init_error"}', json.dumps(shape).encode())
     leave(1)
 
@@ -1011,40 +1024,16 @@ def log(text):
         pass  # a log that cannot be written has nowhere to be reported
 
 
-def log_error(title, shape):
+def log_error(title, shape, invocation=""):
+    """What a function of the event convention did wrong is logged as AWS logs it."""
+    if state.load.get("convention") == "event":
+        flush()
+        return offshoot_logs.write_error(aws_shape(shape, invocation), encoder.bytes)
     lines = ["ERROR\t%s\t%s: %s" % (title, shape["errorType"], shape["errorMessage"])]
     if shape["stackTrace"]:
         lines.append("Traceback (most recent call last):")
         lines.extend(line.rstrip("\n") for line in shape["stackTrace"])
     log("\n".join(lines))
-
-
-def set_up_logging():
-    """On AWS the root logger has a handler before the function is loaded, and functions written for it only set a
-    level. Functions of the request convention get Python's plain defaults."""
-    import logging
-
-    class Lines(logging.Handler):
-        def emit(self, record):
-            try:
-                sys.stdout.write(self.format(record))
-            except Exception:
-                self.handleError(record)
-
-    class Ids(logging.Filter):
-        def filter(self, record):
-            record.aws_request_id = request_id.get()
-            return True
-
-    layout = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n"
-    handler = Lines()
-    handler.setFormatter(logging.Formatter(layout, "%Y-%m-%dT%H:%M:%S"))
-    handler.formatter.converter = time.gmtime
-    handler.addFilter(Ids())
-    logging.getLogger().addHandler(handler)
-    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
-    if level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-        logging.getLogger().setLevel(level)
 
 
 # -------------------------------------------------------------------------------------------------------------- start
@@ -1076,7 +1065,7 @@ def work():
         snapshot = frame.get("snapshot") is True and state.jail is not None
         state.call = CONVENTIONS["request" if frame.get("convention") == "request" else "event"]
         if frame.get("convention") != "request":
-            set_up_logging()
+            offshoot_logs.set_up(request_id)
         state.handler = load_function(frame["handler"])
         state.is_async = is_coroutine_function(state.handler)
         if snapshot and not alone():
@@ -1192,7 +1181,7 @@ def rehearse_start(rounds):
         state.jail.ofs_reseed(os.urandom(32), 32)  # the first time, OpenSSL makes its generators
         load_function(name + ".main")
         del sys.modules[name]
-        set_up_logging()
+        offshoot_logs.set_up(request_id)
         logging.getLogger().handlers.clear()
         set_environment(env)
     sys.path[:] = path

@@ -3,6 +3,7 @@
 //!
 //! An upload goes to a file as it comes, never into memory, and the file is gone afterwards whatever happened.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,8 +52,25 @@ pub(crate) async fn deploy<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, R
     let name = name_of(&form.fields, filename.as_deref())?;
     let settings = settings::from_form(&form.fields, OTHER_FIELDS)?;
     let request = DeployRequest { archive: archive.0.clone(), name, settings };
-    let version = call.backend().deploy(request).await?;
-    Ok(reply::json(StatusCode::CREATED, &receipt(&version, "deployed")))
+    let load = loads(call.parts.uri.query().unwrap_or(""))?;
+    let deployed = call.backend().deploy(request, load).await?;
+    let mut receipt = receipt(&deployed.version, "deployed");
+    if load {
+        receipt["loaded"] = deployed.loaded.into();
+    }
+    if let Some(warning) = deployed.warning {
+        receipt["warning"] = warning.into();
+    }
+    Ok(reply::json(StatusCode::CREATED, &receipt))
+}
+
+/// Whether the function is to be loaded before its deployment is answered.
+fn loads(query: &str) -> Result<bool, Refusal> {
+    match query.split('&').find_map(|pair| pair.strip_prefix("load=")) {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(_) => Err(Refusal::bad("load is 1 or 0: whether the function is loaded before the answer")),
+    }
 }
 
 fn missing_file() -> Refusal {
@@ -145,8 +163,12 @@ async fn spool<S: Source>(parts: &mut Multipart<S>, dir: &Path, limit: u64) -> R
 pub(crate) async fn configure<B: Backend>(mut call: Call<'_, B>, name: FunctionName) -> Result<Reply, Refusal> {
     let document = call.collect(MAX_CONFIG).await?;
     let settings = settings::from_json(&document)?;
-    let version = call.backend().configure(&name, settings).await?;
-    Ok(reply::json(StatusCode::OK, &describe(&version)))
+    let changed = call.backend().configure(&name, settings).await?;
+    let mut shown = describe(&changed.version);
+    if let Some(warning) = changed.warning {
+        shown.insert("warning".into(), warning.into());
+    }
+    Ok(reply::json(StatusCode::OK, &shown))
 }
 
 /// Deletes a function.
@@ -205,16 +227,20 @@ pub(crate) async fn logs<B: Backend>(call: &Call<'_, B>, name: FunctionName) -> 
     let accept = call.parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
     let by_line = follow || accept.contains(NDJSON);
     let (state, of, wanted) = (Arc::clone(call.state), name.clone(), query.clone());
-    let read = move || {
+    let read = move || -> Result<_, Refusal> {
         let store = state.backend().logs();
         if follow {
             let (lines, followed) = store.read_and_follow(&of, &wanted);
-            return (encode(lines, by_line), Some(followed));
+            return Ok((encode(lines, by_line), Some(followed)));
         }
-        (encode(store.read(&of, &wanted), by_line), None)
+        let lines = store.read(&of, &wanted);
+        if let Some(part) = &wanted.request_id {
+            fits_one(part, &lines)?;
+        }
+        Ok((encode(lines, by_line), None))
     };
     let broken = |e| Error::new(ErrorKind::Internal, "the log could not be read").caused_by(e);
-    let (lines, followed) = tokio::task::spawn_blocking(read).await.map_err(broken)?;
+    let (lines, followed) = tokio::task::spawn_blocking(read).await.map_err(broken)??;
     if !by_line {
         let body = [b"{\"function\":\"", name.as_str().as_bytes(), b"\",\"logs\":[", &lines, b"]}"].concat();
         return Ok(reply::raw_json(StatusCode::OK, body.into()));
@@ -227,6 +253,21 @@ pub(crate) async fn logs<B: Backend>(call: &Call<'_, B>, name: FunctionName) -> 
     let mut reply = Response::new(ReplyBody::stream(receiver));
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
     Ok(reply)
+}
+
+/// Whether the beginning of an id means one invocation: lines of several would read as if they were one's.
+fn fits_one(part: &str, lines: &[LogEntry]) -> Result<(), Refusal> {
+    let ids: BTreeSet<&str> = lines.iter().filter_map(|line| line.request_id.as_deref()).collect();
+    if ids.len() <= 1 {
+        return Ok(());
+    }
+    let some: Vec<&str> = ids.iter().take(3).copied().collect();
+    let more = if ids.len() > some.len() { ", …" } else { "" };
+    Err(Refusal::bad(format!(
+        "{} invocations have an id that begins with {part}: {}{more}",
+        ids.len(),
+        some.join(", ")
+    )))
 }
 
 /// Lines, or the elements of an array.
@@ -282,7 +323,7 @@ fn now_ms() -> u64 {
 
 fn wanted(entry: &LogEntry, query: &LogQuery) -> bool {
     query.since_ms.is_none_or(|since| entry.time_ms >= since)
-        && query.request_id.as_deref().is_none_or(|id| entry.request_id.as_deref() == Some(id))
+        && query.request_id.as_deref().is_none_or(|id| entry.request_id.as_deref().is_some_and(|of| of.starts_with(id)))
 }
 
 fn log_query(query: &str) -> Result<(LogQuery, bool), Refusal> {
@@ -293,6 +334,9 @@ fn log_query(query: &str) -> Result<(LogQuery, bool), Refusal> {
         match key {
             "since" => wanted.since_ms = Some(value.parse().map_err(|_| number())?),
             "limit" => wanted.limit = Some(value.parse().map_err(|_| number())?),
+            "requestId" if value.is_empty() => {
+                return Err(Refusal::bad("requestId is an invocation's id, or its beginning"));
+            }
             "requestId" => wanted.request_id = Some(value.to_owned()),
             "follow" => follow = !matches!(value, "0" | "false"),
             _ => return Err(Refusal::bad("a log is asked for with since, requestId, limit and follow")),

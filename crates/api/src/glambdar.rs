@@ -14,7 +14,7 @@ use crate::connection::Call;
 use crate::error::{Dialect, Refusal};
 use crate::reply::{self, Reply};
 use crate::stream::{self, Begun};
-use crate::{Backend, admin, ids, invoke as common};
+use crate::{Backend, admin, ids, invoke as common, queue};
 
 /// Where invocations start.
 pub(crate) const INVOKE: &str = "/invoke/";
@@ -63,6 +63,9 @@ async fn run<B: Backend>(mut call: Call<'_, B>, id: &RequestId) -> Result<Reply,
     let function = common::name(segment)?;
     let convention = common::convention(&call, &function)?;
     let http = (convention == Convention::Request).then(|| common::http_part(&call, path));
+    if queue::is_event(&call.parts.headers)? {
+        return Box::pin(queue::accept(call, function, convention, http, id)).await;
+    }
     let payload = common::payload(&mut call, convention).await?;
     let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
     // What nobody reads is not worth a stream.

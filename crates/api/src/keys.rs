@@ -56,6 +56,8 @@ async fn make<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, Refusal> {
     };
     let state = Arc::clone(call.state);
     let made = blocking(move || state.backend().keys().make(&wanted.note)).await?;
+    let mut made = serde_json::to_value(&made).map_err(|e| Error::new(ErrorKind::Internal, "a key").caused_by(e))?;
+    made["signaturesChecked"] = call.state.checks_signatures().into();
     let mut reply = reply::json(StatusCode::CREATED, &made);
     reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(reply)

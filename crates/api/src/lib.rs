@@ -39,7 +39,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::QueuedCall;
-use offshoot_node::{Catalog, DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Streamed, Version};
+use offshoot_node::{
+    Catalog, DeployRequest, Deployed, Keyring, LogStore, Metrics, Queue, Roles, Settings, Streamed, Version,
+};
 use tokio::sync::{Semaphore, watch};
 
 pub use aws::Fallback;
@@ -47,14 +49,15 @@ pub use connection::serve_connection;
 
 /// What this floor stands on: the node's verbs. Every future may be dropped at any point, when the caller hangs up.
 pub trait Backend: Send + Sync + 'static {
-    /// Makes or replaces a function. The archive is removed when this returns or is dropped.
-    fn deploy(&self, request: DeployRequest) -> impl Future<Output = Result<Arc<Version>, Error>> + Send;
+    /// Makes or replaces a function. The archive is removed when this returns or is dropped. `load`: the function is loaded
+    /// once, to see whether it can be.
+    fn deploy(&self, request: DeployRequest, load: bool) -> impl Future<Output = Result<Deployed, Error>> + Send;
     /// Changes a function's settings.
     fn configure(
         &self,
         name: &FunctionName,
         settings: Settings,
-    ) -> impl Future<Output = Result<Arc<Version>, Error>> + Send;
+    ) -> impl Future<Output = Result<Deployed, Error>> + Send;
     /// Deletes a function, with its log and its metrics.
     fn delete(&self, name: &FunctionName) -> impl Future<Output = Result<(), Error>> + Send;
     /// Every function, by name. From memory.
@@ -171,6 +174,11 @@ impl<B: Backend> ApiState<B> {
     /// Where code that lies in S3 is fetched.
     pub(crate) fn s3_endpoint(&self) -> Option<&str> {
         self.options.s3_endpoint.as_deref()
+    }
+
+    /// Whether access keys count.
+    pub(crate) fn checks_signatures(&self) -> bool {
+        self.options.sigv4
     }
 
     /// The token that requests must carry, if any.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use offshoot_model::invocation::CallContext;
 use offshoot_model::{Answer, Convention, FunctionName, HttpPart, HttpReply, Invocation, Outcome, Phases, RequestId};
 
 use crate::connection::Call;
@@ -22,6 +23,7 @@ const MEMORY: HeaderName = HeaderName::from_static("offshoot-memory");
 const RUNTIME: HeaderName = HeaderName::from_static("offshoot-runtime");
 const LOG: HeaderName = HeaderName::from_static("offshoot-log");
 const STATUS: HeaderName = HeaderName::from_static("offshoot-status");
+const QUALIFIER: HeaderName = HeaderName::from_static("offshoot-qualifier");
 const REPLY_HEADERS: HeaderName = HeaderName::from_static("offshoot-reply-headers");
 /// A request header with this prefix is the function's request header without it.
 const HEADER_PREFIX: &str = "offshoot-header-";
@@ -87,6 +89,7 @@ async fn invoke<B: Backend>(mut call: Call<'_, B>, function: FunctionName, id: &
         return Err(Refusal::method("POST"));
     }
     let convention = common::convention(&call, &function)?;
+    let qualifier = qualifier(&call.parts.headers)?;
     let http = match convention {
         Convention::Request => Some(http_part(&call.parts.headers)?),
         Convention::Event => None,
@@ -95,9 +98,20 @@ async fn invoke<B: Backend>(mut call: Call<'_, B>, function: FunctionName, id: &
         return Box::pin(queue::accept(call, function, convention, http, id)).await;
     }
     let payload = common::payload(&mut call, convention).await?;
-    let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
+    let context = qualifier.map(|name| Box::new(CallContext { qualifier: Some(name), ..CallContext::default() }));
+    let invocation = Invocation { id: id.clone(), function, http, payload, context };
     let outcome = call.backend().invoke(invocation).await?;
     answer(outcome, convention, id)
+}
+
+/// Which version is called: `$LATEST`, a number, or the name of an alias. Whether there is such a one is the node's to say.
+pub(crate) fn qualifier(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(QUALIFIER) else { return Ok(None) };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'$' | b'-' | b'_');
+    match value.to_str() {
+        Ok(name) if !name.is_empty() && name.len() <= 128 && name.bytes().all(plain) => Ok(Some(name.to_owned())),
+        _ => Err(Refusal::bad("Offshoot-Qualifier is $LATEST, the number of a version, or the name of an alias")),
+    }
 }
 
 /// The HTTP part that the `Offshoot-…` headers describe.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::connection::Call;
 use crate::error::Refusal;
 use crate::reply::{self, Reply};
-use crate::{Backend, invoke as common, text};
+use crate::{Backend, invoke as common, native, text};
 
 /// Where the queue's routes start.
 pub(crate) const PATH: &str = "/v1/queue";
@@ -41,8 +41,10 @@ pub(crate) async fn accept<B: Backend>(
     id: &RequestId,
 ) -> Result<Reply, Refusal> {
     let settings = settings(&call.parts.headers)?;
+    check_targets(&call, &settings)?;
+    let qualifier = native::qualifier(&call.parts.headers)?;
     let given = |name: &str| call.parts.headers.get(name).map(|value| common::header_text(value.as_bytes()));
-    let context = Context { trace: given("x-amzn-trace-id"), ..Context::default() };
+    let context = Context { qualifier, trace: given("x-amzn-trace-id"), ..Context::default() };
     let payload = common::payload(&mut call, convention).await?;
     let queued = QueuedCall { id: id.clone(), function, context, http, payload, settings };
     call.backend().enqueue(queued).await?;
@@ -70,6 +72,24 @@ fn settings(headers: &HeaderMap) -> Result<Option<EventInvokeConfig>, Refusal> {
         dead_letter: target("offshoot-dead-letter")?,
     };
     Ok(Some(settings).filter(|s| *s != EventInvokeConfig::default()))
+}
+
+/// A function that is to be told how the call ends is there now: a misspelt name would be noticed only by what never comes.
+fn check_targets<B: Backend>(call: &Call<'_, B>, settings: &Option<EventInvokeConfig>) -> Result<(), Refusal> {
+    let Some(settings) = settings else { return Ok(()) };
+    let targets = [
+        ("Offshoot-On-Success", &settings.on_success),
+        ("Offshoot-On-Failure", &settings.on_failure),
+        ("Offshoot-Dead-Letter", &settings.dead_letter),
+    ];
+    for (header, target) in targets {
+        if let Some(Target::Function(name, _)) = target
+            && call.backend().get(name).is_none()
+        {
+            return Err(Refusal::bad(format!("{header} names the function {name}, and there is none of that name")));
+        }
+    }
+    Ok(())
 }
 
 /// Any route of the queue; `rest` is what follows its name.
@@ -106,7 +126,11 @@ async fn list<B: Backend>(call: &Call<'_, B>) -> Result<Reply, Refusal> {
         }
     }
     let queue = call.backend().queue();
-    let (page, counts) = (queue.list(filter, after, limit).await?, queue.counts().await?);
+    let counts = match filter.function.clone() {
+        Some(function) => queue.counts_of(function).await?,
+        None => serde_json::to_value(queue.counts().await?).unwrap_or_default(),
+    };
+    let page = queue.list(filter, after, limit).await?;
     let items: Vec<Value> = page.items.iter().map(describe).collect();
     Ok(reply::json(StatusCode::OK, &json!({"counts": counts, "items": items, "next": page.next})))
 }

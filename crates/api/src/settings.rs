@@ -1,8 +1,8 @@
 //! What a deployment or a change may set, read from form fields and from JSON by one table.
 //!
 //! In a form everything is text, as people type it: `timeout=1.5`, `timeout=500ms`, `snapshot=on`. In JSON a number means
-//! what `/info` shows, so times are milliseconds; a string with a unit (`"30s"`) says it itself. Names that are not in
-//! the table are refused with the nearest one that is.
+//! what `/info` shows, so times are milliseconds; a string with a unit (`"30s"`) says it itself. `cpu` and `keepAlive` are
+//! taken back by `null`, in a form by `default`. Names that are not in the table are refused with the nearest one that is.
 
 use http::StatusCode;
 use offshoot_model::ErrorKind;
@@ -38,6 +38,10 @@ const FIELDS: &[(&str, Kind)] = &[
     ("rateLimit", Kind::Whole),
     ("keepAlive", Kind::Time),
 ];
+
+/// What can be taken back, so that the server's own value holds again; and the word for it.
+const UNSET: &[&str] = &["cpu", "keepAlive"];
+const DEFAULT: &str = "default";
 
 /// The settings among the fields of a form; `extra` are the names that the form may hold besides.
 pub(crate) fn from_form(fields: &[(String, String)], extra: &[&str]) -> Result<Settings, Refusal> {
@@ -88,6 +92,9 @@ fn wrong(name: &str, given: &str, wanted: &str) -> Refusal {
 
 fn from_text(name: &str, kind: Kind, given: &str) -> Result<Value, Refusal> {
     let given = given.trim();
+    if given == DEFAULT && UNSET.contains(&name) {
+        return Ok(Value::Null);
+    }
     let plain_number = given.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     match kind {
         Kind::Text => Ok(Value::from(given)),
@@ -174,12 +181,15 @@ mod tests {
         .unwrap();
         assert_eq!(
             (all.memory, all.timeout, all.keep_alive),
-            (Some(MiB(256)), Some(Millis(1500)), Some(Millis(90_000)))
+            (Some(MiB(256)), Some(Millis(1500)), Some(Some(Millis(90_000))))
         );
         assert_eq!((all.convention, all.network), (Some(Convention::Request), Some(Network::Host)));
-        assert_eq!((all.cpu, all.snapshot, all.rate_limit), (Some(0.5), Some(true), Some(7)));
+        assert_eq!((all.cpu, all.snapshot, all.rate_limit), (Some(Some(0.5)), Some(true), Some(7)));
         assert_eq!(all.env.unwrap()["A"], "1");
         assert_eq!(form(&[]).unwrap(), Settings::default());
+        let back = form(&[("cpu", "default"), ("keepAlive", "default")]).unwrap();
+        assert_eq!((back.cpu, back.keep_alive), (Some(None), Some(None)));
+        assert!(form(&[("memory", "default")]).is_err());
         for (text, ms) in [("30", 30_000), ("30s", 30_000), ("500ms", 500), ("5m", 300_000), ("0.25", 250)] {
             assert_eq!(form(&[("timeout", text)]).unwrap().timeout, Some(Millis(ms)), "{text}");
         }
@@ -222,7 +232,7 @@ mod tests {
         let all = from_json(br#"{"timeout":1500,"keepAlive":"30s","rateLimit":0,"cpu":null}"#).unwrap();
         assert_eq!(
             (all.timeout, all.keep_alive, all.rate_limit, all.cpu),
-            (Some(Millis(1500)), Some(Millis(30_000)), Some(0), None)
+            (Some(Millis(1500)), Some(Some(Millis(30_000))), Some(0), Some(None))
         );
     }
 }

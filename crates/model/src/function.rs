@@ -129,7 +129,7 @@ impl FunctionConfig {
             return bad(format!("memory is {} MiB: it must be from 64 to 32768", self.memory.0));
         }
         if !(1..=5_400_000).contains(&self.timeout.0) {
-            return bad(format!("timeout is {} ms: it must be from 1 ms to 5400 s", self.timeout.0));
+            return bad(format!("timeout is {}: it must be from 1ms to 90m", self.timeout.shown()));
         }
         if !(1..=32_768).contains(&self.tmp.0) {
             return bad(format!("tmp is {} MiB: it must be from 1 to 32768", self.tmp.0));

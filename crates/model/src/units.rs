@@ -24,6 +24,15 @@ impl Millis {
     pub fn duration(self) -> std::time::Duration {
         std::time::Duration::from_millis(self.0)
     }
+    /// As people write it, in the largest unit that fits: `500ms`, `1.5s`, `2h`.
+    pub fn shown(self) -> String {
+        match self.0 {
+            0..1000 => format!("{}ms", self.0),
+            ms if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+            ms if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+            ms => format!("{}s", ms as f64 / 1000.0),
+        }
+    }
 }
 
 /// The limits of one server. Defaults are AWS Lambda's where AWS has one
@@ -85,6 +94,20 @@ impl Default for Limits {
             async_items: 100_000,
             async_bytes: 1 << 30,
             async_payload_bytes: 1 << 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_as_people_write_them() {
+        for (ms, text) in
+            [(0, "0ms"), (500, "500ms"), (1_500, "1.5s"), (30_000, "30s"), (300_000, "5m"), (7_200_000, "2h")]
+        {
+            assert_eq!(Millis(ms).shown(), text);
         }
     }
 }

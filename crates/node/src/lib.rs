@@ -23,7 +23,7 @@ pub mod templates;
 pub use catalog::Catalog;
 pub use invoker::{Invoker, ReplyStream, Streamed};
 pub use keys::Keyring;
-pub use node::{Node, NodeConfig, QueueSettings, Warm};
+pub use node::{Deployed, Node, NodeConfig, QueueSettings, Warm};
 pub use observe::{LogStore, Metrics};
 pub use pool::PoolSettings;
 pub use queue::Queue;

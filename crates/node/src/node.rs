@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -79,6 +79,17 @@ pub enum Warm {
     These(Vec<RuntimeName>),
 }
 
+/// What came of a deployment or a change.
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    /// The version that is current now.
+    pub version: Arc<Version>,
+    /// Whether the function has been loaded and initialised.
+    pub loaded: bool,
+    /// What was wrong with that. It does not keep the function from being deployed.
+    pub warning: Option<String>,
+}
+
 /// A node.
 pub struct Node {
     shared: Arc<Shared>,
@@ -89,6 +100,24 @@ pub struct Node {
     sources: Sources,
     keys: Keyring,
     roles: Roles,
+    /// Deployments and changes that have begun and not ended.
+    changing: AtomicUsize,
+}
+
+/// Counts a change as under way until it is dropped.
+struct Changing<'a>(&'a AtomicUsize);
+
+impl<'a> Changing<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Changing(count)
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// How often the house is kept.
@@ -174,7 +203,17 @@ impl Node {
         let queue = Queue::start(opened, queue_limits, host, queue.carrier, queue_metrics);
         let sources = Sources::start(&data_dir, parts);
         let (keys, roles) = (Keyring::open(&data_dir)?, Roles::open(&data_dir)?);
-        let node = Arc::new(Node { shared, invoker, catalog, warm, queue, sources, keys, roles });
+        let node = Arc::new(Node {
+            shared,
+            invoker,
+            catalog,
+            warm,
+            queue,
+            sources,
+            keys,
+            roles,
+            changing: AtomicUsize::new(0),
+        });
         tokio::spawn(make_ready_in_turn(Arc::downgrade(&node), made));
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
@@ -236,23 +275,21 @@ impl Node {
         &self.invoker
     }
 
-    /// Deploys, and returns when the function is ready. The second value warns of something that does not keep it from
-    /// being deployed: a function with snapshots whose initialisation fails.
-    pub async fn deploy(&self, request: DeployRequest) -> Result<(Arc<Version>, Option<String>), Error> {
+    /// Deploys, and returns when the function's template is there. `load`: also a function that has none is loaded, once,
+    /// so that whoever deploys it is told what is wrong with it.
+    pub async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
+        let _changing = Changing::begin(&self.changing);
         let version = self.shared.registry.deploy(request).await?;
         self.invoker.changed(&version.config.name);
-        Ok((version.clone(), self.make_ready(&version).await))
+        Ok(self.make_ready(version, load).await)
     }
 
     /// Changes a function's configuration.
-    pub async fn configure(
-        &self,
-        name: &FunctionName,
-        settings: Settings,
-    ) -> Result<(Arc<Version>, Option<String>), Error> {
+    pub async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Deployed, Error> {
+        let _changing = Changing::begin(&self.changing);
         let version = self.shared.registry.configure(name, settings).await?;
         self.invoker.changed(name);
-        Ok((version.clone(), self.make_ready(&version).await))
+        Ok(self.make_ready(version, false).await)
     }
 
     /// Boots a language's template if it is not there yet. A language that cannot be cloned is known by then, too.
@@ -263,14 +300,15 @@ impl Node {
     }
 
     /// What comes after a change: templates that the function will need, made before the deployment is answered.
-    async fn make_ready(&self, version: &Version) -> Option<String> {
+    async fn make_ready(&self, version: Arc<Version>, load: bool) -> Deployed {
         if self.warm == Warm::Used {
             self.warm_template(version.config.runtime).await;
         }
-        if !version.config.snapshot {
-            return None;
+        if !version.config.snapshot && !load {
+            return Deployed { version, loaded: false, warning: None };
         }
-        self.invoker.warm(&version.config.name).await.err().map(|e| e.message)
+        let warning = self.invoker.warm(&version.config.name).await.err().map(|e| e.message);
+        Deployed { version, loaded: warning.is_none(), warning }
     }
 
     /// Removes a function, its logs and its counters.
@@ -299,7 +337,8 @@ impl Node {
         self.queue.close();
         self.invoker.drain();
         let began = Instant::now();
-        while self.invoker.in_flight() > 0 && began.elapsed() < limit {
+        // What has begun to be deployed is deployed, and whoever waits for that is answered.
+        while self.invoker.in_flight() + self.changing.load(Ordering::Acquire) > 0 && began.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.queue.settled(limit.saturating_sub(began.elapsed())).await;
@@ -353,7 +392,7 @@ async fn make_ready_in_turn(node: std::sync::Weak<Node>, mut made: tokio::sync::
             let version = node.shared.registry.resolve(&change.name).filter(|v| v.revision == change.revision);
             let ready = tokio::spawn(async move {
                 match version {
-                    Some(version) => node.make_ready(&version).await,
+                    Some(version) => node.make_ready(version, false).await.warning,
                     None => None,
                 }
             });

@@ -13,6 +13,7 @@ use offshoot_sandbox::control::State;
 use offshoot_sandbox::process::{Bind, ready};
 use offshoot_sandbox::{BoxRequest, Driver, Program, Template};
 
+use crate::pool::LATE_CLONES;
 use crate::runtime::Installed;
 
 /// How long a template may take to be ready.
@@ -111,6 +112,8 @@ struct Slot {
 #[derive(Debug, Default)]
 struct SlotState {
     live: Option<Arc<Template>>,
+    /// Clones that took too long since one was made.
+    late: u32,
     failed: Option<(Instant, Duration, String)>,
 }
 
@@ -150,7 +153,7 @@ impl Templates {
             Ok((template, version)) => {
                 let template = Arc::new(template);
                 self.driver.brew_spares(&template, &BoxRequest::spare(), self.spares);
-                *state = SlotState { live: Some(template.clone()), failed: None };
+                *state = SlotState { live: Some(template.clone()), ..SlotState::default() };
                 *shown = Some(Ok(version));
                 Ok(template)
             }
@@ -165,18 +168,35 @@ impl Templates {
     }
 
     /// A start has been made: replaces the spare that it may have used.
-    pub fn refill(&self, template: &Arc<Template>) {
+    pub fn refill(&self, name: RuntimeName, template: &Arc<Template>) {
+        // Whoever holds the lock makes a template or counts a late clone: one count more or less is no matter.
+        if let Ok(mut state) = self.slot(name).state.try_lock() {
+            state.late = 0;
+        }
         self.driver.brew_spares(template, &BoxRequest::spare(), self.spares);
     }
 
-    /// A clone of this template failed or hung: it is ended, and the next `get` boots another.
+    /// A clone of this template took too long on a busy machine. One that has been late again and again is taken for hung.
+    pub async fn late(&self, name: RuntimeName, template: &Arc<Template>) {
+        let late = {
+            let slot = self.slot(name);
+            let mut state = slot.state.lock().await;
+            state.late += 1;
+            state.late
+        };
+        if late >= LATE_CLONES {
+            self.suspect(name, template).await;
+        }
+    }
+
+    /// A clone of this template failed, or it hangs: it is ended, and the next `get` boots another.
     pub async fn suspect(&self, name: RuntimeName, template: &Arc<Template>) {
         let slot = self.slot(name);
         let mut state = slot.state.lock().await;
         if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(live, template)) {
             tracing::warn!(runtime = %name, "a language template does not answer and is replaced");
             template.process().kill();
-            state.live = None;
+            (state.live, state.late) = (None, 0);
         }
     }
 

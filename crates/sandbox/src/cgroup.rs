@@ -73,6 +73,18 @@ impl Cgroups {
         Ok((Cgroups { tree }, missing))
     }
 
+    /// Why limits on memory and processes cannot hold here; `None`: they can. Looks by making groups, which it removes.
+    pub fn lacking(root: Option<&Path>) -> Option<String> {
+        match Self::open(&format!("look-{}", std::process::id()), root) {
+            Err(error) => Some(error.to_string()),
+            Ok((groups, missing)) => {
+                let able = groups.limits();
+                groups.remove_all();
+                (!able).then(|| missing.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+
     /// Whether limits on memory and processes hold here.
     pub fn limits(&self) -> bool {
         match &self.tree {

@@ -27,6 +27,9 @@ pub enum SandboxError {
     /// The process that was to make it is gone.
     #[error("the {0} is gone")]
     Gone(&'static str),
+    /// A clone was not there in time, in seconds, on a machine that is too busy to say that its template hangs.
+    #[error("no clone after {0} s, on a busy machine")]
+    Late(u64),
     /// A step failed.
     #[error("{0}")]
     Failed(String),

@@ -1,4 +1,5 @@
-//! CloudWatch Logs over this server's own logs: each function is the group `/aws/lambda/NAME`, each day of it (UTC) a stream.
+//! CloudWatch Logs over this server's own logs: each function writes to the group `/aws/lambda/NAME`, or to the one that its
+//! `LoggingConfig` names and that others may share; each day of it (UTC) is a stream.
 //! Enough for `aws logs tail --follow`, `sam logs`, `serverless logs` and for reading by hand.
 //!
 //! It only reads. Lines carry no instance, so streams are days and not instances.
@@ -6,6 +7,7 @@
 use http::StatusCode;
 use offshoot_model::FunctionName;
 use offshoot_node::observe::{LogEntry, LogQuery};
+use offshoot_node::registry::Version;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -79,8 +81,14 @@ fn invalid(message: impl Into<String>) -> Refusal {
     fault(StatusCode::BAD_REQUEST, "InvalidParameterException", message)
 }
 
-fn group_arn(place: &offshoot_model::Place, name: &FunctionName) -> String {
-    format!("arn:aws:logs:{}:{}:log-group:{GROUP}{name}", place.region, place.account)
+fn group_arn(place: &offshoot_model::Place, group: &str) -> String {
+    format!("arn:aws:logs:{}:{}:log-group:{group}", place.region, place.account)
+}
+
+/// The group that a version of a function writes to.
+fn group_of(version: &Version) -> String {
+    let named = version.fields.as_deref().and_then(|fields| fields.logging.log_group.clone());
+    named.unwrap_or_else(|| format!("{GROUP}{}", version.config.name))
 }
 
 fn groups<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<Value, Refusal> {
@@ -90,16 +98,20 @@ fn groups<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<Value, Refusa
             && asked.log_group_name_pattern.as_deref().is_none_or(|part| group.contains(part))
             && asked.next_token.as_deref().is_none_or(|after| group > after)
     };
-    let functions = call.backend().list();
-    let all = functions.iter().map(|v| (format!("{GROUP}{}", v.config.name), v));
-    let mut found: Vec<_> = all.filter(|(group, _)| fits(group)).take(limit + 1).collect();
+    // A group that several functions share is as old as the first of them.
+    let mut all: BTreeMap<String, u64> = BTreeMap::new();
+    for version in call.backend().list() {
+        let made = all.entry(group_of(&version)).or_insert(version.created_ms);
+        *made = version.created_ms.min(*made);
+    }
+    let mut found: Vec<_> = all.into_iter().filter(|(group, _)| fits(group)).take(limit + 1).collect();
     let more = found.len() > limit;
     found.truncate(limit);
     let shown: Vec<Value> = found
         .iter()
-        .map(|(group, v)| {
-            let arn = group_arn(call.backend().catalog().place(), &v.config.name);
-            json!({"logGroupName": group, "arn": format!("{arn}:*"), "logGroupArn": arn, "creationTime": v.created_ms,
+        .map(|(group, created_ms)| {
+            let arn = group_arn(call.backend().catalog().place(), group);
+            json!({"logGroupName": group, "arn": format!("{arn}:*"), "logGroupArn": arn, "creationTime": created_ms,
                 "metricFilterCount": 0, "storedBytes": 0, "logGroupClass": "STANDARD"})
         })
         .collect();
@@ -110,8 +122,8 @@ fn groups<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<Value, Refusa
     Ok(answer)
 }
 
-/// The function whose group is asked for.
-fn group<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<FunctionName, Refusal> {
+/// The functions that write to the group that is asked for, and whether it is one that several may share.
+fn group<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<(Vec<FunctionName>, bool), Refusal> {
     let given = asked.log_group_name.as_deref().or(asked.log_group_identifier.as_deref());
     let given = given.ok_or_else(|| invalid("logGroupName or logGroupIdentifier is missing"))?;
     let group = match given.strip_prefix("arn:") {
@@ -119,9 +131,16 @@ fn group<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<FunctionName, 
         None => given,
     };
     let name = group.strip_prefix(GROUP).and_then(|name| FunctionName::parse(name).ok());
-    let known = name.filter(|name| call.backend().get(name).is_some());
-    let message = "The specified log group does not exist.";
-    known.ok_or_else(|| fault(StatusCode::BAD_REQUEST, "ResourceNotFoundException", message))
+    if let Some(name) = name.filter(|name| call.backend().get(name).is_some_and(|v| group_of(&v) == group)) {
+        return Ok((vec![name], false));
+    }
+    let members: Vec<FunctionName> =
+        call.backend().list().iter().filter(|v| group_of(v) == group).map(|v| v.config.name.clone()).collect();
+    if members.is_empty() {
+        let message = "The specified log group does not exist.";
+        return Err(fault(StatusCode::BAD_REQUEST, "ResourceNotFoundException", message));
+    }
+    Ok((members, true))
 }
 
 /// One event: a line, with the place that tells it from others of the same millisecond.
@@ -147,17 +166,20 @@ impl Place {
     }
 }
 
-/// The lines of a function in the time that is asked for.
+/// The lines of a group in the time that is asked for.
 async fn lines<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<Vec<Event>, Refusal> {
-    let name = group(call, asked)?;
+    let (names, shared) = group(call, asked)?;
     let since = asked.start_time.map(|ms| u64::try_from(ms).unwrap_or(0));
     let query = LogQuery { since_ms: since, ..LogQuery::default() };
     let state = Arc::clone(call.state);
-    let read = tokio::task::spawn_blocking(move || (state.backend().logs().read(&name, &query), name));
+    let read_all = move || -> Vec<(FunctionName, LogEntry)> {
+        let logs = state.backend().logs();
+        names.iter().flat_map(|name| logs.read(name, &query).into_iter().map(|line| (name.clone(), line))).collect()
+    };
+    let read = tokio::task::spawn_blocking(read_all);
     let lost =
         |e| offshoot_model::Error::new(offshoot_model::ErrorKind::Internal, "the log could not be read").caused_by(e);
-    let (entries, name) = read.await.map_err(lost)?;
-    let mut events = events(&name, entries);
+    let mut events = events(read.await.map_err(lost)?, shared);
     if let Some(end) = asked.end_time.and_then(|ms| u64::try_from(ms).ok()) {
         // FilterLogEvents includes its end, GetLogEvents does not; nobody can tell by a millisecond.
         events.retain(|event| event.at.ms <= end);
@@ -165,24 +187,25 @@ async fn lines<B: Backend>(call: &Call<'_, B>, asked: &Asked) -> Result<Vec<Even
     Ok(events)
 }
 
-fn events(name: &FunctionName, mut entries: Vec<LogEntry>) -> Vec<Event> {
-    // Lines are in the order in which they came in, which is that of time but for a few.
-    entries.sort_by_key(|entry| entry.time_ms);
+fn events(mut entries: Vec<(FunctionName, LogEntry)>, shared: bool) -> Vec<Event> {
+    // Lines of a function are in the order in which they came in, which is that of time but for a few.
+    entries.sort_by_key(|(_, entry)| entry.time_ms);
     let mut last = Place { ms: u64::MAX, n: 0 };
-    let place = |entry: LogEntry| {
+    let place = |(name, entry): (FunctionName, LogEntry)| {
         last =
             if entry.time_ms == last.ms { Place { n: last.n + 1, ..last } } else { Place { ms: entry.time_ms, n: 0 } };
-        Event { at: last, stream: stream_of(name, entry.time_ms), text: entry.text }
+        Event { at: last, stream: stream_of(&name, shared, entry.time_ms), text: entry.text }
     };
     entries.into_iter().map(place).collect()
 }
 
-/// `YYYY/MM/DD/[$LATEST]` and 32 digits, as AWS names streams; the same for all lines of a day.
-fn stream_of(name: &FunctionName, ms: u64) -> String {
+/// `YYYY/MM/DD/[$LATEST]` and 32 digits, as AWS names streams, with the function's name where a group has several; the same
+/// for all lines of a day.
+fn stream_of(name: &FunctionName, shared: bool, ms: u64) -> String {
     let date = text::rfc3339(ms);
     let day = date.split('T').next().unwrap_or_default().replace('-', "/");
     let digest = crate::sigv4::hash(format!("{name} {day}").as_bytes());
-    format!("{day}/[$LATEST]{}", &digest[..32])
+    format!("{day}/{}[$LATEST]{}", if shared { name.as_str() } else { "" }, &digest[..32])
 }
 
 fn streams(events: &[Event], asked: &Asked) -> Result<Value, Refusal> {
@@ -195,23 +218,19 @@ fn streams(events: &[Event], asked: &Asked) -> Result<Value, Refusal> {
     if !matches!(asked.order_by.as_deref(), None | Some("LogStreamName" | "LastEventTime")) {
         return Err(invalid("orderBy is LogStreamName or LastEventTime"));
     }
-    // Streams are days, so both orders are the same.
     let mut all: Vec<_> = spans.into_iter().collect();
+    if asked.order_by.as_deref() == Some("LastEventTime") {
+        all.sort_by_key(|(_, (_, last))| *last);
+    }
     if asked.descending {
         all.reverse();
     }
     let prefix = asked.log_stream_name_prefix.as_deref().unwrap_or("");
-    let after = |name: &str| match asked.next_token.as_deref() {
-        Some(token) => {
-            if asked.descending {
-                name < token
-            } else {
-                name > token
-            }
-        }
-        None => true,
-    };
-    let mut found: Vec<_> = all.into_iter().filter(|(name, _)| name.starts_with(prefix) && after(name)).collect();
+    // A token is the name of the last stream of the page before.
+    let seen = asked.next_token.as_deref().map(|token| all.iter().position(|(name, _)| *name == token));
+    let from = seen.map_or(0, |at| at.map_or(usize::MAX, |at| at + 1));
+    let rest = all.into_iter().skip(from);
+    let mut found: Vec<_> = rest.filter(|(name, _)| name.starts_with(prefix)).collect();
     let more = found.len() > limit;
     found.truncate(limit);
     let shown: Vec<Value> = found
@@ -362,7 +381,7 @@ mod tests {
         let line = |ms, text: &str| LogEntry::platform(ms, None, text);
         let lines =
             vec![line(DAY, "START a"), line(DAY, "one ERROR"), line(DAY + 1, "two"), line(DAY * 2, "three ERROR x")];
-        events(&name, lines)
+        events(lines.into_iter().map(|line| (name.clone(), line)).collect(), false)
     }
     fn texts(answer: &Value) -> Vec<String> {
         let events = answer["events"].as_array().unwrap();

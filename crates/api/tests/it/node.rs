@@ -20,7 +20,9 @@ use offshoot_node::queue::{
     Boxed, Context, EventInvokeConfig, Host, NoCarrier, Opened, Pace, QueueLimits, QueueMetrics,
 };
 use offshoot_node::registry::Stats;
-use offshoot_node::{Catalog, DeployRequest, Keyring, LogStore, Metrics, Queue, Registry, Roles, Settings, Version};
+use offshoot_node::{
+    Catalog, DeployRequest, Deployed, Keyring, LogStore, Metrics, Queue, Registry, Roles, Settings, Version,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -192,19 +194,22 @@ impl Node {
 }
 
 impl Backend for Node {
-    async fn deploy(&self, request: DeployRequest) -> Result<Arc<Version>, Error> {
+    async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
         let bytes = std::fs::read(&request.archive).unwrap();
         self.uploaded.store(bytes.len() as u64, Ordering::SeqCst);
         if bytes.starts_with(b"bad") {
             return Err(Error::new(ErrorKind::BadArchive, "error opening zip: it has no directory"));
         }
-        Ok(self.put(request.name.as_str(), Convention::Event, &request.settings, bytes.len() as u64))
+        let version = self.put(request.name.as_str(), Convention::Event, &request.settings, bytes.len() as u64);
+        let warning = bytes.starts_with(b"sick").then(|| "it cannot be loaded".to_owned());
+        Ok(Deployed { version, loaded: load && warning.is_none(), warning })
     }
-    async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Arc<Version>, Error> {
+    async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Deployed, Error> {
         if self.get(name).is_none() {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no function {name}")));
         }
-        Ok(self.put(name.as_str(), Convention::Event, &settings, 1))
+        let version = self.put(name.as_str(), Convention::Event, &settings, 1);
+        Ok(Deployed { version, loaded: false, warning: None })
     }
     async fn delete(&self, name: &FunctionName) -> Result<(), Error> {
         let gone = self.functions.lock().unwrap().remove(name);

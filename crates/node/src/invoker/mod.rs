@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
-    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Outcome, Phases, Report, RequestId,
-    StartKind,
+    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Network, Outcome, Phases, Report,
+    RequestId, StartKind,
 };
 use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::observe::{LogEntry, Throttle, end_line, report_line, start_line};
+use crate::observe::{CallEnd, LogEntry, Throttle, escape};
 use crate::pool::instance::{Answered, Birth, Breach, Instance, STUCK, WorkerAnswer};
 use crate::pool::stream::WINDOW;
 use crate::pool::tap::now_ms;
@@ -35,6 +35,8 @@ pub use stream::{ReplyStream, Streamed};
 
 /// Bytes of a payload that is sent behind another call, at most: such a frame goes into the socket's buffer whole.
 const BEHIND_BODY: usize = 16 << 10;
+/// Bytes of what a function printed that are told with the failure of its start.
+const PRINTED: usize = 1 << 10;
 /// How often a call looks for another instance when the one it was given died before it could be told anything.
 const TRIES: u32 = 4;
 
@@ -211,16 +213,7 @@ impl Invoker {
         match made {
             Ok(()) | Err(Refusal::Retired) => Ok(()),
             Err(Refusal::Platform(error)) => Err(error),
-            Err(Refusal::Init(failure)) => {
-                let InitFailure { error, printed, .. } = *failure;
-                let printed = String::from_utf8_lossy(&printed).into_owned();
-                let said =
-                    if printed.is_empty() { String::new() } else { format!(" (it printed: {})", printed.trim_end()) };
-                Err(Error::new(
-                    ErrorKind::InvalidInput,
-                    format!("{name} could not be initialised: {}{said}", error.body),
-                ))
-            }
+            Err(Refusal::Init(failure)) => Err(Error::new(ErrorKind::InvalidInput, not_initialised(name, &failure))),
         }
     }
 
@@ -294,6 +287,10 @@ impl Invoker {
                     continue;
                 }
                 Err(Refusal::Platform(error)) => {
+                    // A call that was refused because of a limit has not been made, and does not count.
+                    if matches!(error.kind, ErrorKind::Throttled | ErrorKind::NoCapacity) {
+                        pool.version.stats.invocations.fetch_sub(1, Ordering::Relaxed);
+                    }
                     match error.kind {
                         ErrorKind::Throttled => self.shared.metrics.throttled(Throttle::FunctionConcurrency),
                         ErrorKind::NoCapacity => self.shared.metrics.throttled(Throttle::QueueWait),
@@ -339,6 +336,7 @@ impl Invoker {
         let timeout = config.timeout.duration();
         let id = &invocation.id;
         let context = invocation.context.as_deref();
+        let trace = context.and_then(|c| c.trace.as_deref());
         let frame = InvokeFrame {
             t: "invoke",
             id,
@@ -348,12 +346,12 @@ impl Invoker {
             claim: behind,
             client_context: context.and_then(|c| c.client_context.as_deref()),
             identity: context.and_then(|c| c.identity.as_deref()),
-            trace: context.and_then(|c| c.trace.as_deref()),
+            trace,
             stream: head.as_ref().map(|_| WINDOW),
         };
         let takes = if head.is_some() { self.shared.limits.stream_bytes } else { 0 };
         let header = serde_json::to_vec(&frame).unwrap_or_default();
-        instance.tap.begin(id, start_line(id, pool.version.number), behind);
+        instance.tap.begin(id, pool.system.start(id, pool.version.number, trace), behind);
         let sent = Instant::now();
         let calling = async {
             let answer = got.lease.call(id, &header, &invocation.payload, takes).await;
@@ -425,12 +423,11 @@ impl Invoker {
         let (start, init) = if got.first { (got.birth.start, got.birth.init) } else { Default::default() };
         let report = Report { peak_memory: peak, memory_limit: limit };
         let id = &invocation.id;
+        let trace = invocation.context.as_deref().and_then(|c| c.trace.as_deref());
         let phases = Phases { queue: got.queue, start, init, run, total: arrived.elapsed() };
-        let mut last = vec![end_line(id), report_line(id, kind, &phases, &report)];
-        if let Err((cause, body)) = &result {
-            last.insert(0, format!("offshoot: {}: {body}", cause.error_type()));
-        }
-        let log_tail = instance.tap.finish(id, last);
+        let end = CallEnd { id, kind, phases: &phases, report: &report, trace, result: &result };
+        let hint = network_hint(config, &result).map(|hint| pool.system.remark(Some(id.as_str()), hint));
+        let log_tail = instance.tap.finish(id, hint.into_iter().chain(pool.system.end(&end)));
         let result = match result {
             Ok(answer) => {
                 got.lease.done(got.handler);
@@ -468,12 +465,10 @@ impl Invoker {
         let report = Report { peak_memory: 0, memory_limit: config.memory.bytes() };
         let total = arrived.elapsed();
         let phases = Phases { queue: total.saturating_sub(start + init), start, init, run: Duration::ZERO, total };
-        let lines = [
-            start_line(id, pool.version.number),
-            format!("offshoot: {}: {}", error.cause.error_type(), error.body),
-            end_line(id),
-            report_line(id, kind, &phases, &report),
-        ];
+        let trace = invocation.context.as_deref().and_then(|c| c.trace.as_deref());
+        let failed = Err((error.cause, error.body.clone()));
+        let end = CallEnd { id, kind, phases: &phases, report: &report, trace, result: &failed };
+        let lines = pool.system.start(id, pool.version.number, trace).into_iter().chain(pool.system.end(&end));
         let mut log_tail = printed;
         let shown: Arc<str> = Arc::from(id.as_str());
         for line in lines {
@@ -529,6 +524,52 @@ fn under_its_call(body: String, id: &RequestId) -> String {
     let message = format!("RequestId: {id} Error: {message}");
     error.insert("errorMessage".into(), message.into());
     serde_json::Value::Object(error).to_string()
+}
+
+/// How a start failed, for whoever deploys: the error, and what the function printed before it.
+fn not_initialised(name: &FunctionName, failure: &InitFailure) -> String {
+    let message = told(&failure.error);
+    let printed = String::from_utf8_lossy(&failure.printed[..failure.printed.len().min(PRINTED)]);
+    // What the worker prints of the error is said already.
+    let end = message.lines().next().and_then(|line| line.rsplit(": ").next()).unwrap_or_default();
+    let own: Vec<_> = printed.lines().take_while(|line| end.is_empty() || !line.contains(end)).collect();
+    let printed = match own.is_empty() {
+        true => String::new(),
+        false => format!(" (it printed: {})", escape(&own.join("; "))),
+    };
+    format!("{name} could not be initialised: {}{printed}", escape(&message))
+}
+
+/// An error's type and message.
+fn told(error: &FunctionError) -> String {
+    let body: serde_json::Value = serde_json::from_str(&error.body).unwrap_or_default();
+    match (body["errorType"].as_str(), body["errorMessage"].as_str()) {
+        (Some(kind), Some(message)) => format!("{kind}: {message}"),
+        _ => error.body.clone(),
+    }
+}
+
+/// What an error looks like that comes of having no network: to Node.js, to Python, to the C library.
+const UNREACHABLE: &[&str] = &[
+    "EAI_AGAIN",
+    "ENETUNREACH",
+    "fetch failed",
+    "Temporary failure in name resolution",
+    "Network is unreachable",
+    "network is unreachable",
+];
+
+/// A remark for the log of a function that failed for want of a network.
+fn network_hint(
+    config: &offshoot_model::FunctionConfig,
+    result: &Result<Answer<Bytes>, (FailureCause, String)>,
+) -> Option<String> {
+    let Ok(Answer::Failed(error)) = result else { return None };
+    let reached_out = config.network == Network::None && UNREACHABLE.iter().any(|sign| error.body.contains(sign));
+    reached_out.then(|| {
+        let name = &config.name;
+        format!("offshoot: {name} has no network; if it is to have this machine's, deploy it with --network host")
+    })
 }
 
 fn worker_failed(kind: &str, body: &Bytes) -> FunctionError {

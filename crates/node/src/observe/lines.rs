@@ -219,7 +219,7 @@ impl std::fmt::Display for Hundredths {
 }
 
 /// Milliseconds as they are billed: begun ones count, and there is at least one.
-fn whole_ms(time: Duration) -> u128 {
+pub(super) fn whole_ms(time: Duration) -> u128 {
     time.as_nanos().div_ceil(1_000_000).max(1)
 }
 

@@ -40,7 +40,7 @@ pub type Followed = broadcast::Receiver<Arc<LogEntry>>;
 pub struct LogQuery {
     /// Lines of this millisecond and later.
     pub since_ms: Option<u64>,
-    /// Lines of one invocation.
+    /// Lines of the invocations whose id begins with this.
     pub request_id: Option<String>,
     /// At most so many lines, the newest ones.
     pub limit: Option<usize>,
@@ -420,7 +420,10 @@ fn select(generations: [&[u8]; 2], query: &LogQuery) -> Vec<LogEntry> {
     let limit = query.limit.unwrap_or(usize::MAX);
     let wanted = |entry: &LogEntry| {
         query.since_ms.is_none_or(|since| entry.time_ms >= since)
-            && query.request_id.as_deref().is_none_or(|id| entry.request_id.as_deref() == Some(id))
+            && query
+                .request_id
+                .as_deref()
+                .is_none_or(|id| entry.request_id.as_deref().is_some_and(|of| of.starts_with(id)))
     };
     let mut kept = VecDeque::new();
     // Newest first, so that a small limit reads no more than it needs.

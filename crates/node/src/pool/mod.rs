@@ -20,14 +20,14 @@ use offshoot_model::{Error, ErrorKind, FunctionError, Limits, Place, RequestId, 
 use offshoot_sandbox::{Driver, Template};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::observe::{LogStore, Metrics};
+use crate::observe::{LogStore, Metrics, SystemLog};
 use crate::registry::{Registry, Version};
 use crate::runtime::RuntimeTable;
 use crate::templates::Templates;
 use crowd::Crowd;
 use instance::{Answered, Instance};
 use policy::{PoolView, Predictor, Runs};
-pub(crate) use start::{civil, error_json};
+pub(crate) use start::{LATE_CLONES, civil, error_json};
 
 /// How a node runs its instances; the server's settings.
 #[derive(Debug, Clone)]
@@ -130,20 +130,26 @@ impl Shared {
         pools.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether the memory budget has room. When it is spent, idle instances end, the longest idle first.
+    /// Whether the memory budget has room. When it is spent, idle instances and the templates of idle functions end, the
+    /// longest idle first.
     pub fn find_room(&self) -> bool {
         let Some(used) = self.driver.cgroups().memory_used() else { return true };
         self.memory_used.store(used, Ordering::Relaxed);
         if used < self.memory_budget {
             return true;
         }
-        let mut idle: Vec<_> =
-            self.living_pools().into_iter().filter_map(|p| p.oldest_idle().map(|(since, id)| (since, id, p))).collect();
+        let pools = self.living_pools();
+        let instances = pools.iter().filter_map(|p| p.oldest_idle().map(|(since, id)| (since, Some(id), p)));
+        let templates = pools.iter().filter_map(|p| p.idle_template().map(|since| (since, None, p)));
+        let mut idle: Vec<_> = instances.chain(templates).collect();
         idle.sort_unstable_by_key(|(since, id, _)| (*since, *id));
         // An eighth at a time: the memory of a dead process is back by the next look.
         let share = idle.len().div_ceil(8);
         for (_, id, pool) in idle.into_iter().take(share) {
-            pool.evict(id);
+            match id {
+                Some(id) => pool.evict(id),
+                None => pool.evict_template(),
+            }
         }
         false
     }
@@ -193,10 +199,14 @@ pub struct InitFailure {
 pub struct Pool {
     /// What runs here.
     pub version: Arc<Version>,
+    /// How the platform's lines look in its log.
+    pub(crate) system: SystemLog,
     shared: Arc<Shared>,
     inner: Mutex<Inner>,
     snapshot: tokio::sync::Mutex<start::SnapshotState>,
     start_ns: AtomicU64,
+    /// Clones of the function's template that took too long, one after the other.
+    late_clones: AtomicU32,
     /// Instances that are kept however long they are idle.
     floor: AtomicU32,
 }
@@ -208,7 +218,7 @@ struct Inner {
     /// Instances that serve now.
     busy: Vec<Arc<Instance>>,
     all: HashMap<u64, Entry>,
-    waiting: VecDeque<oneshot::Sender<Result<Lease, Refusal>>>,
+    waiting: VecDeque<Waiter>,
     starting: u32,
     active: u32,
     peak: u32,
@@ -217,6 +227,19 @@ struct Inner {
     /// When a call last ended.
     last_done: Option<Instant>,
     retired: bool,
+}
+
+/// A call that waits for an instance.
+struct Waiter {
+    tell: oneshot::Sender<Result<Lease, Refusal>>,
+    /// It is not put behind another call.
+    alone: bool,
+}
+
+impl Waiter {
+    fn is_closed(&self) -> bool {
+        self.tell.is_closed()
+    }
 }
 
 struct Entry {
@@ -338,12 +361,15 @@ const STARTING_EXTENSION: Duration = Duration::from_secs(60);
 impl Pool {
     /// An empty pool for this version.
     pub fn new(shared: Arc<Shared>, version: Arc<Version>) -> Arc<Self> {
+        let system = version.fields.as_deref().map(|f| SystemLog::of(&f.logging)).unwrap_or_default();
         let pool = Arc::new(Pool {
             version,
+            system,
             shared,
             inner: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
             start_ns: AtomicU64::new(0),
+            late_clones: AtomicU32::new(0),
             floor: AtomicU32::new(0),
         });
         pool.shared.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
@@ -386,7 +412,7 @@ impl Pool {
                 inner.waiting.retain(|w| !w.is_closed());
             }
             let (tell, waiter) = oneshot::channel();
-            inner.waiting.push_back(tell);
+            inner.waiting.push_back(Waiter { tell, alone });
             waiter
         };
         self.start_what_is_wanted();
@@ -538,7 +564,7 @@ impl Pool {
         }
         let answered = !instance.has(id) && instance.alive();
         let text = format!("offshoot: the caller of {id} went away");
-        instance.tap.finish(id, [text, crate::observe::end_line(id)]);
+        instance.tap.finish(id, self.system.given_up(id, text));
         if answered {
             self.give_back(instance, None);
         } else {
@@ -566,14 +592,16 @@ impl Pool {
                 inner.waiting.pop_front();
                 continue;
             }
-            let Some(lease) = self.take(&mut inner, true) else { break };
+            let alone = front.alone;
+            let taken = if alone { self.take_open(&mut inner, true) } else { self.take(&mut inner, true) };
+            let Some(lease) = taken else { break };
             let Some(waiter) = inner.waiting.pop_front() else { break };
             grants.push((waiter, lease));
         }
         drop(inner);
         for (waiter, lease) in grants {
             // A waiter that gave up drops the lease unused, which gives the instance back.
-            waiter.send(Ok(lease)).ok();
+            waiter.tell.send(Ok(lease)).ok();
         }
         self.end_idle_if_retired();
     }
@@ -666,7 +694,7 @@ impl Pool {
                 };
                 drop(inner);
                 if let Some(waiter) = waiter {
-                    waiter.send(Err(refusal)).ok();
+                    waiter.tell.send(Err(refusal)).ok();
                 }
             }
         }
@@ -803,6 +831,28 @@ impl Pool {
         };
         if let Some(entry) = ended {
             entry.instance.process.retire();
+        }
+    }
+
+    /// Since when the function's template has had nothing to do, if it is there and no instance is.
+    fn idle_template(&self) -> Option<Instant> {
+        let inner = self.lock();
+        if !inner.all.is_empty() || inner.starting > 0 || !inner.waiting.is_empty() {
+            return None;
+        }
+        let last = inner.last_done;
+        drop(inner);
+        // One that is being made, or cloned, is not idle.
+        self.snapshot.try_lock().ok()?.idle_since(last)
+    }
+
+    /// Ends the function's template if it still has nothing to do; the next start makes another.
+    fn evict_template(&self) {
+        if self.idle_template().is_some()
+            && let Ok(mut state) = self.snapshot.try_lock()
+        {
+            tracing::info!(function = %self.version.config.name, "the template of an idle function was ended for its memory");
+            state.forget();
         }
     }
 

@@ -19,10 +19,13 @@ use tokio::sync::SemaphorePermit;
 use super::instance::{Birth, Breach, Instance, Said, breach_of};
 use super::tap::{LogTap, now_ms};
 use super::{InitFailure, Pool, Refusal};
+use crate::observe::InitAbout;
 use crate::templates::{LIBRARY_PATH, Mode, program};
 
-/// How long a template may take to clone itself before it is taken for hung.
+/// How long a template may take to clone itself before the start goes another way.
 const CLONE: Duration = Duration::from_secs(3);
+/// So many clones that took longer, one after the other, and the template is taken for hung.
+pub(crate) const LATE_CLONES: u32 = 3;
 /// How long a start may keep others from starting; initialisation that takes longer goes on without holding them up.
 const HOLD: Duration = Duration::from_millis(100);
 /// Processes and threads of one instance.
@@ -40,12 +43,19 @@ const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct SnapshotState {
     live: Option<Arc<Template>>,
+    /// When it was made.
+    made: Option<Instant>,
     failed: Option<Instant>,
 }
 
 impl SnapshotState {
     pub(super) fn forget(&mut self) {
         self.live = None;
+    }
+    /// Since when nobody has needed the template that lives, given when a call last ended.
+    pub(super) fn idle_since(&self, last_done: Option<Instant>) -> Option<Instant> {
+        self.live()?;
+        last_done.max(self.made)
     }
     pub(super) fn live(&self) -> Option<Arc<Template>> {
         self.live.clone().filter(|t| *t.state().borrow() != State::Gone)
@@ -159,7 +169,7 @@ impl Pool {
             match self.clone_box(&template, false).await {
                 Ok((sandbox, start)) => {
                     let loaded = self.load(sandbox, StartKind::Clone, start, false).await;
-                    self.shared.templates.refill(&template);
+                    self.shared.templates.refill(installed.name, &template);
                     if !matches!(&loaded, Err(Refusal::Init(failure)) if failure.killed) {
                         return loaded;
                     }
@@ -170,6 +180,8 @@ impl Pool {
                     // What failed on our own side says nothing about the template.
                     if matches!(error, SandboxError::Gone(_) | SandboxError::Failed(_)) {
                         self.shared.templates.suspect(installed.name, &template).await;
+                    } else if matches!(error, SandboxError::Late(_)) {
+                        self.shared.templates.late(installed.name, &template).await;
                     }
                 }
             }
@@ -188,6 +200,8 @@ impl Pool {
         match tokio::time::timeout(CLONE, made).await {
             Ok(Ok(sandbox)) => Ok((sandbox?, began.elapsed())),
             Ok(Err(lost)) => Err(SandboxError::Failed(lost.to_string())),
+            // On a machine that is busy enough a healthy template may be late; on a quiet one it hangs.
+            Err(_) if self.shared.crowd.more_than(2 * self.shared.cores) => Err(SandboxError::Late(CLONE.as_secs())),
             Err(_) => Err(SandboxError::Failed(format!("no clone after {} s", CLONE.as_secs()))),
         }
     }
@@ -207,13 +221,13 @@ impl Pool {
         match self.make_snapshot().await {
             Ok(template) => {
                 self.shared.driver.brew_spares(&template, &self.request(false), self.shared.settings.spares.min(1));
-                *state = SnapshotState { live: Some(template.clone()), failed: None };
+                *state = SnapshotState { live: Some(template.clone()), made: Some(Instant::now()), failed: None };
                 Ok(Some(template))
             }
             Err(refusal @ Refusal::Init(_)) => Err(refusal),
             Err(other) => {
                 tracing::warn!(function = %self.version.config.name, why = ?other, "no snapshot could be made; starts clone the language template");
-                *state = SnapshotState { live: None, failed: Some(Instant::now()) };
+                *state = SnapshotState { failed: Some(Instant::now()), ..SnapshotState::default() };
                 Ok(None)
             }
         }
@@ -224,6 +238,7 @@ impl Pool {
         let Some(template) = self.snapshot().await? else { return Ok(None) };
         match self.clone_box(&template, false).await {
             Ok((sandbox, start)) => {
+                self.late_clones.store(0, Ordering::Relaxed);
                 let loaded = self.load(sandbox, StartKind::Restore, start, false).await;
                 self.shared.driver.brew_spares(&template, &self.request(false), self.shared.settings.spares.min(1));
                 match loaded {
@@ -231,7 +246,14 @@ impl Pool {
                     other => other.map(Some),
                 }
             }
+            Err(error @ SandboxError::Late(_))
+                if self.late_clones.fetch_add(1, Ordering::Relaxed) + 1 < LATE_CLONES =>
+            {
+                tracing::warn!(%error, function = %self.version.config.name, "a function template was too slow for this start");
+                Ok(None)
+            }
             Err(error) => {
+                self.late_clones.store(0, Ordering::Relaxed);
                 tracing::warn!(%error, function = %self.version.config.name, "a function template does not clone and is replaced");
                 template.process().kill();
                 let mut state = self.snapshot.lock().await;
@@ -288,6 +310,7 @@ impl Pool {
             self.version.config.name.clone(),
             self.shared.logs.clone(),
             self.shared.limits.invocation_log_bytes,
+            self.system,
             stdout,
             stderr,
         );
@@ -295,12 +318,21 @@ impl Pool {
         if runtime != asked {
             tap.note(&format!("offshoot: {asked} is not on this machine; this instance runs on {runtime}"));
         }
+        let about = InitAbout {
+            kind,
+            name: self.version.config.name.as_str(),
+            version: &self.version.label(),
+            runtime,
+            initialization: self.initialization(),
+        };
+        tap.tell(self.system.init_start(&about));
         let header = self.load_header(kind == StartKind::Restore, snapshot).map_err(Refusal::Platform)?;
         sandbox.channel.writer.send(&header, &[]).await.ok();
         let answer = tokio::time::timeout(limit, sandbox.channel.reader.next()).await;
         let init = began.elapsed();
         let failure = |cause: FailureCause, body: String| {
             let error = FunctionError { cause, body };
+            tap.tell(self.system.init_done(&about, init, Some(&error)));
             Refusal::Init(Box::new(InitFailure {
                 error,
                 kind,
@@ -317,6 +349,7 @@ impl Pool {
                     tracing::debug!(
                         function = %self.version.config.name, %version, kind = kind.name(), ?start, ?init, worker_us = init_us, "started"
                     );
+                    tap.tell(self.system.init_done(&about, init, None));
                     return Ok(Loaded { sandbox, birth: Birth { kind, runtime, start, init }, tap });
                 }
                 Ok(Said::Ready { .. }) => {
@@ -363,6 +396,15 @@ impl Pool {
         Err(refusal)
     }
 
+    /// AWS's name of how instances come to be.
+    fn initialization(&self) -> &'static str {
+        match self.floor.load(Ordering::Relaxed) {
+            _ if self.version.config.snapshot => "snap-start",
+            0 => "on-demand",
+            _ => "provisioned-concurrency",
+        }
+    }
+
     fn load_header(&self, resume: bool, snapshot: bool) -> Result<Vec<u8>, Error> {
         let config = &self.version.config;
         let mut seed = [0u8; 32];
@@ -371,17 +413,15 @@ impl Pool {
         let version = self.version.label();
         let logging = self.version.fields.as_deref().map(|f| f.logging.clone()).unwrap_or_default();
         let log_group = logging.log_group.clone().unwrap_or_else(|| format!("/aws/lambda/{name}"));
-        let log_stream = log_stream(now_ms(), &version, &seed);
+        // In a group that several functions may share, streams carry the function's name (AWS).
+        let shared = logging.log_group.as_ref().map_or("", |_| name);
+        let log_stream = log_stream(now_ms(), shared, &version, &seed);
         let place = &self.shared.settings.place;
         let memory = config.memory.0.to_string();
         let runtime = config.runtime.to_string();
         let execution = format!("AWS_Lambda_{runtime}");
         let concurrency = config.max_concurrency.to_string();
-        let kind = match self.floor.load(Ordering::Relaxed) {
-            _ if config.snapshot => "snap-start",
-            0 => "on-demand",
-            _ => "provisioned-concurrency",
-        };
+        let kind = self.initialization();
         let mut env: Vec<(&str, &str)> = vec![
             ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin"),
             ("LD_LIBRARY_PATH", LIBRARY_PATH),
@@ -419,7 +459,7 @@ impl Pool {
             env.extend([("GEM_PATH", gem_path.as_str()), ("RUBYLIB", "/var/task:/var/runtime/lib:/opt/ruby/lib")]);
         }
         if config.runtime.language == Language::Python {
-            env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8")]);
+            env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8"), ("PWD", "/var/task"), ("SHLVL", "0")]);
         }
         if logging.log_format == "JSON" {
             env.push(("AWS_LAMBDA_LOG_FORMAT", "JSON"));
@@ -474,14 +514,14 @@ fn gem_path(runtime: RuntimeName) -> String {
     format!("/var/task/vendor/bundle/ruby/{major}.{minor}.0:/opt/ruby/gems/{major}.{minor}.0")
 }
 
-/// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`.
-fn log_stream(now_ms: u64, version: &str, seed: &[u8; 32]) -> String {
+/// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`, with a name before the version or without.
+fn log_stream(now_ms: u64, name: &str, version: &str, seed: &[u8; 32]) -> String {
     let (y, m, d) = civil(now_ms / 86_400_000);
     let hex: String = seed[16..].iter().map(|b| format!("{b:02x}")).collect();
     // The seed itself is secret; what is shown of it is turned around so that nothing of it can be read off.
     let shown = sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(hex.as_bytes()));
     let shown: String = shown.iter().take(16).map(|b| format!("{b:02x}")).collect();
-    format!("{y:04}/{m:02}/{d:02}/[{version}]{shown}")
+    format!("{y:04}/{m:02}/{d:02}/{name}[{version}]{shown}")
 }
 
 /// Year, month and day of a day number since 1970-01-01 (Gregorian; Hinnant, "chrono-compatible low-level date algorithms").

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use offshoot_model::{FunctionName, RequestId};
 use tokio::net::unix::pipe;
 
-use crate::observe::{LogEntry, LogStore, Stream, escape_bytes};
+use crate::observe::{LogEntry, LogStore, Stream, SystemLog, escape_bytes};
 
 /// Longest line, in bytes; longer ones are cut into several.
 const MAX_LINE: usize = 32 << 10;
@@ -26,6 +26,7 @@ pub struct LogTap {
     function: FunctionName,
     store: Arc<LogStore>,
     limit: u64,
+    system: SystemLog,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     state: Mutex<State>,
@@ -36,7 +37,7 @@ struct State {
     /// Invocations that run here.
     running: Vec<Arc<str>>,
     /// Invocations that were sent behind the one that runs, with their first lines.
-    next: VecDeque<(Arc<str>, String)>,
+    next: VecDeque<(Arc<str>, Option<String>)>,
     /// When something was last printed.
     printed_at: Option<Instant>,
     lines: [Vec<u8>; 2],
@@ -64,17 +65,18 @@ impl LogTap {
         function: FunctionName,
         store: Arc<LogStore>,
         limit: u64,
+        system: SystemLog,
         stdout: pipe::Receiver,
         stderr: pipe::Receiver,
     ) -> Arc<Self> {
-        let tap = Arc::new(LogTap { function, store, limit, stdout, stderr, state: Mutex::default() });
+        let tap = Arc::new(LogTap { function, store, limit, system, stdout, stderr, state: Mutex::default() });
         tokio::spawn(pump(tap.clone()));
         tap
     }
 
     /// From now on lines belong to this invocation; when it was sent `behind` another, from the end of that one on. While
     /// several run at once, what is printed belongs to none of them.
-    pub fn begin(&self, id: &RequestId, first: String, behind: bool) {
+    pub fn begin(&self, id: &RequestId, first: Option<String>, behind: bool) {
         let mut state = self.lock();
         let id = Arc::from(id.as_str());
         if behind && !state.running.is_empty() {
@@ -84,14 +86,16 @@ impl LogTap {
         }
     }
 
-    fn start(&self, state: &mut State, id: Arc<str>, first: String) {
+    fn start(&self, state: &mut State, id: Arc<str>, first: Option<String>) {
         if state.running.is_empty() {
             state.printed = 0;
             state.dropped = 0;
             state.tail.clear();
         }
         state.running.push(id.clone());
-        self.emit(state, Some(id), first, Stream::Platform);
+        if let Some(first) = first {
+            self.emit(state, Some(id), first, Stream::Platform);
+        }
     }
 
     /// An invocation that was sent behind another has been withdrawn: it was never begun here.
@@ -113,7 +117,7 @@ impl LogTap {
         let shown: Arc<str> = Arc::from(id.as_str());
         // Answered before whoever waits for the one before it has taken note: nothing in the pipes is known to be its own.
         if let Some(at) = state.next.iter().position(|(next, _)| *next == shown) {
-            let first = state.next.remove(at).map(|(_, first)| first);
+            let first = state.next.remove(at).and_then(|(_, first)| first);
             return self.finish_early(shown, first.into_iter().chain(last));
         }
         self.read(&mut state);
@@ -125,6 +129,7 @@ impl LogTap {
                 "offshoot: {} more bytes of this invocation's log were dropped: the limit is {} bytes",
                 state.dropped, self.limit
             );
+            let text = self.system.remark(Some(&shown), text);
             self.emit(&mut state, Some(shown.clone()), text, Stream::Platform);
         }
         for line in last {
@@ -152,7 +157,16 @@ impl LogTap {
     pub fn note(&self, text: &str) {
         let mut state = self.lock();
         let owner = state.owner();
-        self.emit(&mut state, owner, text.to_owned(), Stream::Platform);
+        let text = self.system.remark(owner.as_deref(), text.to_owned());
+        self.emit(&mut state, owner, text, Stream::Platform);
+    }
+
+    /// Adds lines of the platform that belong to no invocation.
+    pub fn tell(&self, lines: impl IntoIterator<Item = String>) {
+        let mut state = self.lock();
+        for line in lines {
+            self.emit(&mut state, None, line, Stream::Platform);
+        }
     }
 
     /// What has been printed so far and is not yet a line, for errors of a start: the last lines of standard error.
@@ -221,6 +235,10 @@ impl LogTap {
     }
 
     fn end_line(&self, state: &mut State, which: usize) {
+        if !self.system.keeps(&state.lines[which]) {
+            state.lines[which].clear();
+            return;
+        }
         let text = escape_bytes(&state.lines[which]);
         state.lines[which].clear();
         let owner = state.owner();

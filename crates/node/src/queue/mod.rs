@@ -345,7 +345,18 @@ impl Queue {
         self.core.store.read(rows::totals).await
     }
 
-    /// The same from memory, which is what `/metrics` shows.
+    /// How many items of one function are in which state.
+    pub async fn counts_of(&self, function: FunctionName) -> Result<serde_json::Value, Error> {
+        let totals = self.core.store.read(move |db| rows::counts_of(db, &function)).await?;
+        let all = [State::Waiting, State::Running, State::Delivering, State::Dead];
+        Ok(all
+            .iter()
+            .map(|state| (state.name().to_owned(), totals.of(*state).into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into())
+    }
+
+    /// The same as `counts` from memory, which is what `/metrics` shows.
     pub fn totals(&self) -> Totals {
         self.core.desk.look(|book| book.totals)
     }

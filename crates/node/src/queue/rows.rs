@@ -407,6 +407,17 @@ pub(super) fn show(db: &Connection, id: &str) -> rusqlite::Result<Option<Shown>>
     Ok(Some((view, event, record)))
 }
 
+/// The states of one function's items; what ever was is not known by function.
+pub(super) fn counts_of(db: &Connection, function: &FunctionName) -> rusqlite::Result<Totals> {
+    let mut totals = Totals::default();
+    let mut query = db.prepare_cached("SELECT state, count(*) AS n FROM items WHERE function = ?1 GROUP BY state")?;
+    for row in query.query_map([function.as_str()], |r| Ok((state_of(r)?, r.get::<_, u64>("n")?)))? {
+        let (state, n) = row?;
+        *totals.of_mut(state) = n;
+    }
+    Ok(totals)
+}
+
 /// The sum of everything, from the tables themselves.
 pub(super) fn totals(db: &Connection) -> rusqlite::Result<Totals> {
     let mut totals = Totals::default();

@@ -90,13 +90,13 @@ fn over(settings: &Settings, base: FunctionConfig) -> FunctionConfig {
         timeout: settings.timeout.unwrap_or(base.timeout),
         env: settings.env.clone().unwrap_or(base.env),
         network: settings.network.unwrap_or(base.network),
-        cpu: settings.cpu.or(base.cpu),
+        cpu: settings.cpu.unwrap_or(base.cpu),
         tmp: settings.tmp.unwrap_or(base.tmp),
         snapshot: settings.snapshot.unwrap_or(base.snapshot),
         max_concurrency: settings.max_concurrency.unwrap_or(base.max_concurrency),
         concurrency: settings.concurrency.map_or(base.concurrency, |c| Some(c).filter(|c| *c > 0)),
         rate_limit: settings.rate_limit.unwrap_or(base.rate_limit),
-        keep_alive: settings.keep_alive.or(base.keep_alive),
+        keep_alive: settings.keep_alive.unwrap_or(base.keep_alive),
         ..base
     }
 }

@@ -50,8 +50,9 @@ pub struct Settings {
     pub env: Option<BTreeMap<String, String>>,
     /// Network access.
     pub network: Option<Network>,
-    /// CPU limit in cores.
-    pub cpu: Option<f64>,
+    /// CPU limit in cores; `Some(None)` takes back what was set.
+    #[serde(deserialize_with = "given")]
+    pub cpu: Option<Option<f64>>,
     /// Size of `/tmp` in MiB.
     pub tmp: Option<MiB>,
     /// Whether starts clone an initialised instance.
@@ -62,8 +63,14 @@ pub struct Settings {
     pub concurrency: Option<u32>,
     /// Invocations per second; 0 = no limit.
     pub rate_limit: Option<u32>,
-    /// How long an idle instance is kept, in milliseconds.
-    pub keep_alive: Option<Millis>,
+    /// How long an idle instance is kept, in milliseconds; `Some(None)` takes back what was set.
+    #[serde(deserialize_with = "given")]
+    pub keep_alive: Option<Option<Millis>>,
+}
+
+/// A member that is there, be it `null`.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(from).map(Some)
 }
 
 /// A deployment: an archive on disk, the function's name, and what to set.

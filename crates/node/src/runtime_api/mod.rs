@@ -19,7 +19,8 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use std::time::Instant;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 use bytes::Bytes;
@@ -35,8 +36,11 @@ pub use state::MAX_EXTENSIONS;
 use state::{Action, Event, Misuse, State};
 use telemetry::Telemetry;
 
+use crate::observe::system::milliseconds;
+
 /// How long a program may take to end once its connection has broken off.
 const END_WAIT: Duration = Duration::from_millis(100);
+
 /// The largest error at initialisation, in bytes.
 const ERROR_BYTES: usize = 1 << 20;
 
@@ -531,11 +535,6 @@ impl Environment {
         let record = json!({"requestId": id, "status": "success", "metrics": metrics});
         self.telemetry.tell("platform", "platform.report", record);
     }
-}
-
-/// In milliseconds, to the microsecond.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 fn error_frame(id: &str, kind: &str, last: bool) -> Value {

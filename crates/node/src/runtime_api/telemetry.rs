@@ -25,6 +25,7 @@ use super::body::{self, Ending};
 use super::http::{Reply, error, not_allowed, not_found, text, too_large, with_type};
 use super::subscription::{self, Destination, Subscription};
 use super::{Environment, News, extensions, random_id};
+use crate::observe::system::timestamp;
 use crate::pool::tap::now_ms;
 
 /// What a function may know of where it runs.
@@ -327,13 +328,6 @@ async fn post(
             Err("the connection ended before the answer".into())
         }
     }
-}
-
-/// RFC 3339, in milliseconds and UTC.
-fn timestamp(ms: u64) -> String {
-    let (year, month, day) = crate::pool::civil(ms / 86_400_000);
-    let (s, ms) = (ms / 1000 % 86_400, ms % 1000);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
 }
 
 /// Takes what a program prints on to the function's log, and tells of its lines.

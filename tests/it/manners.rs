@@ -1,0 +1,304 @@
+//! What people are told, and told in time: a deployment of what cannot be loaded, names that nobody has, settings that are taken
+//! back, versions by name, and what a stop waits for.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::cli::run;
+use crate::harness::{Lang, PATIENCE, Server, Shared, base64, binary, eventually, per_language, skip, zip_of};
+
+static SERVER: Shared = Shared::new(&["--limits-init-ms", "3000"]);
+
+/// A directory with one file.
+fn dir_of(file: &str, code: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(file), code).unwrap();
+    dir
+}
+
+fn a_deployment_says_whether_the_function_loads(lang: Lang) {
+    let server = SERVER.get();
+    let (file, broken, good) = match lang {
+        Lang::Node => {
+            ("index.js", "console.log('half way'); throw new RangeError('no luck')", "exports.handler = async () => 1")
+        }
+        Lang::Python => {
+            ("index.py", "print('half way')\nraise LookupError('no luck')\n", "def handler(req): return 1\n")
+        }
+    };
+    let broken = dir_of(file, broken);
+    let name = format!("broken-{}", lang.dir());
+    for snapshot in ["off", "on"] {
+        let args =
+            ["deploy", broken.path().to_str().unwrap(), &name, "--handler", "index.handler", "--snapshot", snapshot];
+        let done = run(&server, &args).exits(0).says(&["could not be initialised", "no luck", "half way"]);
+        assert!(done.out.contains("deployed in") && !done.out.contains("ready"), "{}", done.out);
+        let document = run(&server, &[&args[..], &["-o", "json"]].concat()).exits(0).json();
+        assert_eq!(document["loaded"], false);
+        assert!(document["warning"].as_str().unwrap().contains("no luck"), "{document}");
+    }
+    let good = dir_of(file, good);
+    let done = run(
+        &server,
+        &["deploy", good.path().to_str().unwrap(), &name, "--handler", "index.handler", "--snapshot", "off"],
+    )
+    .exits(0);
+    assert!(done.out.contains("ready in"), "{}", done.out);
+    let native = server.native(&name, "").expect(200);
+    assert_eq!(native.header("offshoot-start"), Some("warm"), "what was loaded serves the first call");
+    // A client that asks for no load gets none.
+    let plain = server.deploy(&format!("{name}-plain"), &lang.zip("init_fails"), &[]);
+    assert_eq!((plain.get("loaded"), plain.get("warning")), (None, None));
+}
+
+per_language! {
+    a_deployment_says_whether_the_function_loads
+}
+
+#[test]
+fn a_bootstrap_that_cannot_be_executed_is_told_at_once() {
+    let server = SERVER.get();
+    let dir = dir_of("bootstrap", "#!/bin/sh\nexit 0\n");
+    run(&server, &["deploy", dir.path().to_str().unwrap(), "unexecutable"]).exits(0).says(&["chmod +x"]);
+}
+
+#[test]
+fn nobody_searches_for_names_that_are_not_there() {
+    let server = SERVER.get();
+    server.deploy("sorter", &Lang::Node.zip("echo"), &[]);
+    for args in [
+        &["queue", "ls", "sortre"][..],
+        &["queue", "redrive", "--function", "sortre"],
+        &["queue", "purge", "--function", "sortre"],
+    ] {
+        run(&server, args).exits(4).says(&["sortre", "did you mean 'sorter'?"]);
+    }
+    run(&server, &["queue", "ls", "sorter"]).exits(0).says(&["sorter: 0 waiting, 0 running, 0 delivering, 0 dead"]);
+    let unknown = "ffffffff-ffff-4fff-bfff-ffffffffffff";
+    for verb in ["redrive", "purge"] {
+        run(&server, &["queue", verb, unknown]).exits(4).says(&[unknown, "is not in the queue"]);
+    }
+    let refused = server.request(
+        "POST",
+        "/v1/functions/sorter/invoke",
+        &[("Offshoot-Invocation-Type", "Event"), ("Offshoot-On-Failure", "nobody")],
+        b"",
+    );
+    assert!(
+        refused.status == 400 && refused.text().contains("Offshoot-On-Failure names the function nobody"),
+        "{}",
+        refused.text()
+    );
+}
+
+#[test]
+fn keys_say_when_nobody_checks_them() {
+    let server = SERVER.get();
+    let done = run(&server, &["keys", "new", "tests"]).exits(0).says(&["--auth sigv4"]);
+    assert!(done.out.contains("export AWS_SECRET_ACCESS_KEY="), "{}", done.out);
+    let made = run(&server, &["keys", "new", "-o", "json"]).exits(0).json();
+    assert_eq!(made["signaturesChecked"], false);
+}
+
+#[test]
+fn versions_and_aliases_are_called_from_the_command_line() {
+    let server = SERVER.get();
+    let code = |n: u32| {
+        base64(&zip_of(&[(
+            "index.js",
+            format!("exports.handler = async (e, c) => [{n}, c.functionVersion]").as_bytes(),
+        )]))
+    };
+    let probe = server.deploy_case(Lang::Node, "echo", &[]);
+    let runtime = server.get(&format!("/info/{probe}")).expect(200).json()["runtime"].clone();
+    let functions = "/2015-03-31/functions";
+    let made = json!({"FunctionName": "named", "Runtime": runtime, "Handler": "index.handler", "Role": "arn:aws:iam::000000000000:role/r",
+        "Publish": true, "Code": {"ZipFile": code(1)}});
+    server.post(functions, made.to_string()).expect(201);
+    eventually("it is active", PATIENCE, || {
+        server.get(&format!("{functions}/named/configuration")).json()["State"] == "Active"
+    });
+    server
+        .request("PUT", &format!("{functions}/named/code"), &[], json!({"ZipFile": code(2)}).to_string().as_bytes())
+        .expect(200);
+    server.post(&format!("{functions}/named/aliases"), r#"{"Name":"live","FunctionVersion":"1"}"#).expect(201);
+    for args in [&["named:live"][..], &["named", "--qualifier", "live"], &["named:1"], &["named:1", "--qualifier", "1"]]
+    {
+        assert_eq!(run(&server, &[&["invoke"], args].concat()).exits(0).json(), json!([1, "1"]), "{args:?}");
+    }
+    assert_eq!(run(&server, &["invoke", "named"]).exits(0).json(), json!([2, "$LATEST"]));
+    run(&server, &["invoke", "named:absent"]).exits(4).says(&["has no version or alias 'absent'"]);
+    run(&server, &["invoke", "named:1", "--qualifier", "2"]).exits(2).says(&["give one of them"]);
+    let id = run(&server, &["invoke", "named:live", "--async", "--max-retries", "0", "--max-age", "5m"]).exits(0).out;
+    eventually("the version was called", PATIENCE, || {
+        server.logs("named").iter().any(|l| l.contains(id.trim()) && l.ends_with("Version: 1"))
+    });
+    run(&server, &["invoke", "named", "--max-retries", "1"]).exits(2).says(&["--async"]);
+    run(&server, &["invoke", "named", "--async", "--max-retries", "9"]).exits(4);
+}
+
+#[test]
+fn logs_are_found_by_the_beginning_of_an_id() {
+    let server = SERVER.get();
+    let name = server.deploy_case(Lang::Node, "echo", &[]);
+    let ids: Vec<String> = (0..40)
+        .map(|_| server.native(&name, "").expect(200).header("offshoot-request-id").unwrap().to_owned())
+        .collect();
+    let done = run(&server, &["logs", &name, "--request-id", &ids[0][..13]]).exits(0);
+    let starts: Vec<&str> = done.out.lines().filter(|l| l.contains("START RequestId")).collect();
+    assert!(starts.len() == 1 && starts[0].contains(&ids[0]), "{}", done.out);
+    // Of forty ids at least two begin with the same hexadecimal digit.
+    let twice = ids.iter().find(|a| ids.iter().filter(|b| b[..1] == a[..1]).count() > 1).unwrap();
+    run(&server, &["logs", &name, "--request-id", &twice[..1]])
+        .exits(4)
+        .says(&["invocations have an id that begins with"]);
+}
+
+#[test]
+fn functions_without_a_network_are_told_of_it() {
+    let server = SERVER.get();
+    for (lang, code) in [
+        (Lang::Node, "exports.handler = async () => { await fetch('http://example.com/') }"),
+        (Lang::Python, "import urllib.request\ndef handler(req): urllib.request.urlopen('http://example.com/')\n"),
+    ] {
+        let file = if lang == Lang::Node { "index.js" } else { "index.py" };
+        let name = format!("reaches-{}", lang.dir());
+        server.deploy(&name, &zip_of(&[(file, code.as_bytes())]), &[]);
+        server.invoke(&name, "").expect(500);
+        let hints = |name: &str| server.logs(name).iter().filter(|l| l.contains("--network host")).count();
+        assert_eq!(hints(&name), 1, "{:?}", server.logs(&name));
+    }
+    let name = server.deploy_case(Lang::Node, "fails", &[]);
+    server.invoke(&name, "").expect(500);
+    assert!(!server.logs(&name).iter().any(|l| l.contains("--network")), "another error is another matter");
+}
+
+#[test]
+fn events_are_handed_in_at_glambdars_route_too() {
+    let server = SERVER.get();
+    let name = server.deploy_case(Lang::Node, "echo", &[]);
+    let accepted = server
+        .request("PUT", &format!("/invoke/{name}/a/b?c=d"), &[("Offshoot-Invocation-Type", "Event")], b"x")
+        .expect(202);
+    let id = accepted.json()["requestId"].as_str().unwrap().to_owned();
+    eventually("it was made", PATIENCE, || {
+        server.logs(&name).iter().any(|l| l.starts_with("REPORT") && l.contains(&id))
+    });
+    server.request("POST", &format!("/invoke/{name}"), &[("Offshoot-Invocation-Type", "event")], b"").expect(400);
+}
+
+#[test]
+fn settings_are_taken_back() {
+    let server = SERVER.get();
+    let zip = Lang::Node.zip("echo");
+    server.deploy("back", &zip, &[("cpu", "0.5"), ("keepAlive", "90")]);
+    let now = || -> (Value, Value) {
+        let info = server.get("/info/back").expect(200).json();
+        (info["cpu"].clone(), info["keepAlive"].clone())
+    };
+    assert_eq!(now(), (json!(0.5), json!(90_000)));
+    server.deploy("back", &zip, &[("memory", "256")]);
+    assert_eq!(now(), (json!(0.5), json!(90_000)), "what is not said stays");
+    server.post("/config/back", r#"{"cpu":null}"#).expect(200);
+    assert_eq!(now(), (Value::Null, json!(90_000)));
+    server.deploy("back", &zip, &[("keepAlive", "default")]);
+    assert_eq!(now(), (Value::Null, Value::Null));
+    let refused = server.try_deploy("back", &zip, &[("timeout", "2h")]).expect(400);
+    assert!(refused.text().contains("timeout is 2h: it must be from 1ms to 90m"), "{}", refused.text());
+}
+
+#[test]
+fn refused_calls_are_not_counted() {
+    let server = Server::start(&["--limits-queue-wait-ms", "50"]);
+    server.deploy(
+        "one",
+        &zip_of(&[("index.js", b"exports.handler = () => new Promise((r) => setTimeout(r, 1500))")]),
+        &[("concurrency", "1")],
+    );
+    thread::scope(|scope| {
+        let first = scope.spawn(|| server.invoke("one", "").expect(200));
+        eventually("it runs", PATIENCE, || server.get("/info/one").json()["invokeCount"] == 1);
+        thread::sleep(Duration::from_millis(300));
+        server.invoke("one", "").expect(429);
+        server.invoke("one", "").expect(429);
+        first.join().unwrap();
+    });
+    assert_eq!(server.get("/info/one").json()["invokeCount"], 1);
+}
+
+/// A deployment that has begun when the server is told to stop is carried out and answered.
+#[test]
+fn a_stop_waits_for_deployments() {
+    let server = Server::start(&["--prewarm=false"]);
+    let slow = zip_of(&[(
+        "index.js",
+        b"Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500); exports.handler = async () => 1",
+    )]);
+    thread::scope(|scope| {
+        let deploying = scope.spawn(|| server.try_deploy("slow", &slow, &[("snapshot", "on")]));
+        eventually("it is being made ready", PATIENCE, || server.get("/info/slow").status == 200);
+        server.signal("TERM");
+        deploying.join().unwrap().expect(201);
+    });
+    assert_eq!(server.wait(PATIENCE), Some(0));
+}
+
+/// Memory that the templates of idle functions hold is found when there is too little.
+#[test]
+fn templates_of_idle_functions_give_their_memory_back() {
+    let server = Server::start(&["--limits-memory-budget-mib", "1", "--prewarm=false", "--spares", "0"]);
+    server.deploy("snap", &Lang::Python.zip("echo"), &[("snapshot", "on")]);
+    if server.cgroups().is_empty() {
+        return skip("templates of idle functions", "this machine counts no memory of instances");
+    }
+    eventually("nothing of the function is left", PATIENCE, || server.boxed().is_empty());
+    assert_eq!(server.native("snap", "").expect(200).header("offshoot-start"), Some("restore"), "and it is made again");
+}
+
+/// Without root everything that has to be accepted is said at once.
+#[test]
+fn without_root_all_that_is_missing_is_said_at_once() {
+    // Where another user can execute it.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = dir.path().join("offshoot");
+    fs::copy(binary(), &copy).unwrap();
+    let refused = std::process::Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&copy)
+        .args(["serve", "--port", "0", "--data-dir", "/nonexistent/data"])
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .env("HOME", "/nonexistent")
+        .current_dir("/")
+        .output();
+    let Ok(refused) = refused else { return skip("a server without root", "there is no setpriv") };
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("--allow-degraded uid,cgroup"), "{said}");
+}
+
+/// On a busy machine one clone that is late is no reason to end a template.
+#[test]
+fn a_template_may_be_late_on_a_busy_machine() {
+    let server = Server::start(&["--spares", "0", "--prewarm=false"]);
+    server.deploy("fn", &Lang::Node.zip("echo"), &[]);
+    server.native("fn", "").expect(200);
+    let templates = server.language_templates();
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    let spin = || std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+    let mut busy: Vec<_> = (0..cores * 4).map(|_| spin()).collect();
+    templates.iter().for_each(|t| t.signal("STOP"));
+    server.post("/config/fn", r#"{"env":{"A":"1"}}"#).expect(200);
+    let began = Instant::now();
+    let booted = server.native("fn", "").expect(200);
+    templates.iter().for_each(|t| t.signal("CONT"));
+    busy.iter_mut().for_each(|p| drop((p.kill(), p.wait())));
+    assert_eq!(booted.header("offshoot-start"), Some("boot"), "after {:?}", began.elapsed());
+    assert!(templates.iter().all(|t| t.alive()), "one late clone");
+    server.post("/config/fn", r#"{"env":{"A":"2"}}"#).expect(200);
+    assert_eq!(server.native("fn", "").expect(200).header("offshoot-start"), Some("clone"));
+}
