@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::custom_runtimes::zip_with_modes;
-use crate::harness::{Server, Shared, eventually, parallel, skip};
+use crate::harness::{Server, Shared, eventually, installed, parallel, skip};
 
 static SERVER: Shared = Shared::new(&["--keep-alive-ms", "3000"]);
 
@@ -20,7 +20,7 @@ fn kept(name: &str) -> PathBuf {
 }
 
 /// A file of an archive: name, content, mode.
-type File = (String, Vec<u8>, u32);
+pub type File = (String, Vec<u8>, u32);
 
 /// What a command prints, if it succeeds.
 fn said(command: &mut Command) -> Result<String, String> {
@@ -34,7 +34,7 @@ fn said(command: &mut Command) -> Result<String, String> {
 }
 
 /// The files of a directory, with their modes.
-fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
+pub fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
         if entry.file_name() == "__pycache__" || entry.file_name() == "bin" {
@@ -47,7 +47,7 @@ fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
     }
 }
 
-fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
+pub fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
     let mut all: Vec<(&str, &[u8], u32)> = files.iter().map(|(n, b, m)| (n.as_str(), &b[..], *m)).collect();
     all.extend_from_slice(more);
     zip_with_modes(&all)
@@ -111,7 +111,7 @@ def handler(event, context):
 "#;
 
 #[track_caller]
-fn reply(server: &Server, name: &str, event: &Value) -> Value {
+pub fn reply(server: &Server, name: &str, event: &Value) -> Value {
     let answer = server.native(name, event.to_string()).expect(200);
     assert_eq!(answer.header("offshoot-function-error"), None, "{}\n{:?}", answer.text(), server.logs(name));
     answer.json()
@@ -119,7 +119,7 @@ fn reply(server: &Server, name: &str, event: &Value) -> Value {
 
 /// What every client has to do: answer, fail, and answer again.
 #[track_caller]
-fn answers_and_fails(server: &Server, name: &str) {
+pub fn answers_and_fails(server: &Server, name: &str) {
     let answer = server.native(name, r#"{"a":[1,"é"]}"#).expect(200);
     assert_eq!(answer.header("offshoot-function-error"), None, "{}\n{:?}", answer.text(), server.logs(name));
     let seen = answer.json();
@@ -186,21 +186,17 @@ fn python_in_the_place_of_our_own_worker() {
     assert_eq!(reply(&server, "ric-snap", &json!({}))["hooks"], json!(["before", "after"]));
 }
 
-/// Building it takes minutes and a C++ toolchain, so it is not done here.
-const NODE_CLIENT: &str = "NODE_CLIENT";
-
 #[test]
 fn node_as_a_custom_runtime() {
-    let Some(dir) = std::env::var_os(NODE_CLIENT) else {
-        skip(
-            "the official client for Node.js",
-            "run `npm install aws-lambda-ric@4` somewhere and name that directory in NODE_CLIENT",
-        );
-        return;
-    };
+    let client = installed("the official client for Node.js", "ric", "node_modules/aws-lambda-ric/rapid-client.node");
+    let Some(client) = client else { return };
     let mut files = Vec::new();
-    files_of(&Path::new(&dir).join("node_modules"), "node_modules/", &mut files);
-    files.retain(|(name, _, _)| !name.contains("/deps/") && !name.contains("/obj.target/"));
+    // Its other libraries are those that built it.
+    for package in ["aws-lambda-ric/", "@aws/lambda-invoke-store/"] {
+        let name = format!("node_modules/{package}");
+        files_of(&client.join(&name), &name, &mut files);
+    }
+    files.retain(|(name, _, _)| !name.contains("/deps/"));
     let app = br#"
         exports.handler = async (event, context) => {
             if (event.fail) throw new Error('asked to');

@@ -293,7 +293,9 @@ fn mapped(outcome: Outcome<Bytes>, convention: Convention) -> Reply {
         Answer::Reply { http, body } if convention == Convention::Request => {
             reply::from_function(http.unwrap_or_default(), body).unwrap_or_else(|_| failed())
         }
-        Answer::Reply { body, .. } => from_event(&body).unwrap_or_else(failed),
+        // A streamed answer brought status and headers of its own, ahead of its bytes.
+        Answer::Reply { http: Some(head), body } => reply::from_function(head, body).unwrap_or_else(|_| failed()),
+        Answer::Reply { http: None, body } => from_event(&body).unwrap_or_else(failed),
     }
 }
 
