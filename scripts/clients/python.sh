@@ -15,7 +15,7 @@ if [ ! -x "$home/bin/aws" ]; then
 fi
 if [ ! -d "$home/powertools" ]; then
   rm -rf "$home/powertools.new"
-  "$home/bin/pip" install -q --target "$home/powertools.new" "aws-lambda-powertools[parser]==3.37.0"
+  "$home/bin/pip" install -q --target "$home/powertools.new" "aws-lambda-powertools[parser,tracer]==3.37.0" boto3
   mv "$home/powertools.new" "$home/powertools"
 fi
 if [ ! -x "$home/rie" ]; then
