@@ -54,7 +54,7 @@ pub fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
 }
 
 /// The official client for Python, for the interpreter that every box has: its files.
-fn python_client() -> Option<&'static [File]> {
+pub fn python_client() -> Option<&'static [File]> {
     static FILES: OnceLock<Option<Vec<File>>> = OnceLock::new();
     let files = FILES.get_or_init(|| match install_python_client() {
         Ok(dir) => {
@@ -70,7 +70,7 @@ fn python_client() -> Option<&'static [File]> {
     files.as_deref()
 }
 
-fn install_python_client() -> Result<PathBuf, String> {
+pub fn install_python_client() -> Result<PathBuf, String> {
     const MINOR: &str = "import sys; print('%d.%d' % sys.version_info[:2])";
     let system = said(Command::new("/usr/bin/python3").args(["-c", MINOR]))?;
     let dir = kept(&format!("awslambdaric-{system}"));
