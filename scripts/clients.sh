@@ -6,18 +6,23 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p target/clients
 parts=("$@")
-[ "$#" -gt 0 ] || parts=(python node ric java rust)
+[ "$#" -gt 0 ] || parts=(python awslambdaric node ric go java rust)
 
-# Compilers that Debian keeps in packages of their own, for the client that has to be built with them.
-missing=()
-for pair in cmake:cmake make:make g++:g++ xz:xz-utils npm:npm; do
-  command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair#*:}")
-done
-if [ "${#missing[@]}" -gt 0 ] && [ "$#" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-  sudo=""; [ "$(id -u)" = 0 ] || sudo=sudo
-  echo "offshoot: installing ${missing[*]} for the clients" >&2
-  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
-    echo "offshoot: ${missing[*]} cannot be installed" >&2
+# What Debian keeps in packages of their own: compilers for the clients that are built, pip, npm (if Node.js is new enough for what npm brings).
+if [ "$#" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+  missing=()
+  for pair in cmake:cmake make:make g++:g++ xz:xz-utils autoreconf:autoconf libtoolize:libtool automake:automake; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair#*:}")
+  done
+  python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+  command -v npm >/dev/null 2>&1 || ! node -e 'process.exit(parseInt(process.versions.node) < 20)' || missing+=(npm)
+  if [ "${#missing[@]}" -gt 0 ]; then
+    sudo=""; [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "offshoot: installing ${missing[*]} for the clients" >&2
+    { $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+      $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } ||
+      echo "offshoot: ${missing[*]} cannot be installed" >&2
+  fi
 fi
 
 for part in "${parts[@]}"; do

@@ -5,12 +5,7 @@
 set -euo pipefail
 home=target/clients
 if [ ! -x "$home/bin/aws" ]; then
-  if ! python3 -m venv "$home"; then
-    # Debian keeps this part of Python in a package of its own.
-    sudo=""; [ "$(id -u)" = 0 ] || sudo=sudo
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv
-    python3 -m venv "$home"
-  fi
+  python3 -m venv "$home"
   "$home/bin/pip" install -q boto3 awscli
 fi
 if [ ! -d "$home/powertools" ]; then

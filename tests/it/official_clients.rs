@@ -1,8 +1,8 @@
-//! AWS's own runtime clients, unmodified, against the Runtime API of a box. What cannot be had on this machine (no network, no
-//! compiler) is skipped aloud.
+//! AWS's own runtime clients, unmodified, against the Runtime API of a box: Python, Node.js, Go (others in `runtime_clients.rs`). What
+//! `scripts/clients.sh` could not install on this machine is skipped aloud.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -10,14 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::custom_runtimes::zip_with_modes;
-use crate::harness::{Server, Shared, eventually, installed, parallel, skip};
+use crate::harness::{Server, Shared, eventually, installed, parallel};
 
 static SERVER: Shared = Shared::new(&["--keep-alive-ms", "3000"]);
-
-/// A directory that lives as long as the build, so that clients are fetched once.
-fn kept(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
 
 /// A file of an archive: name, content, mode.
 pub type File = (String, Vec<u8>, u32);
@@ -56,39 +51,13 @@ pub fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
 /// The official client for Python, for the interpreter that every box has: its files.
 pub fn python_client() -> Option<&'static [File]> {
     static FILES: OnceLock<Option<Vec<File>>> = OnceLock::new();
-    let files = FILES.get_or_init(|| match install_python_client() {
-        Ok(dir) => {
-            let mut files = Vec::new();
-            files_of(&dir, "", &mut files);
-            Some(files)
-        }
-        Err(why) => {
-            skip("the official client for Python", &why);
-            None
-        }
+    let files = FILES.get_or_init(|| {
+        let dir = installed("the official client for Python", "awslambdaric", "awslambdaric")?;
+        let mut files = Vec::new();
+        files_of(&dir, "", &mut files);
+        Some(files)
     });
     files.as_deref()
-}
-
-pub fn install_python_client() -> Result<PathBuf, String> {
-    const MINOR: &str = "import sys; print('%d.%d' % sys.version_info[:2])";
-    let system = said(Command::new("/usr/bin/python3").args(["-c", MINOR]))?;
-    let dir = kept(&format!("awslambdaric-{system}"));
-    if dir.join("awslambdaric").is_dir() {
-        return Ok(dir);
-    }
-    // Whoever has pip and the same version can build it.
-    let fits = |p: &&str| said(Command::new(p).args(["-c", MINOR])).is_ok_and(|v| v == system);
-    let has_pip = |p: &&str| said(Command::new(p).args(["-m", "pip", "--version"])).is_ok();
-    let python = ["/usr/bin/python3", "python3"].into_iter().filter(fits).find(has_pip);
-    let python = python.ok_or_else(|| format!("no pip for Python {system}"))?;
-    let fresh = kept(&format!("awslambdaric-{system}.new"));
-    fs::remove_dir_all(&fresh).ok();
-    let mut pip = Command::new(python);
-    pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&fresh).arg("awslambdaric");
-    said(&mut pip)?;
-    fs::rename(&fresh, &dir).map_err(|e| e.to_string())?;
-    Ok(dir)
 }
 
 const PYTHON_APP: &[u8] = br#"
@@ -221,77 +190,10 @@ fn node_as_a_custom_runtime() {
     assert!(answer.text().ends_with("one two") && !answer.body.contains(&0), "{}", answer.text());
 }
 
-const GO_APP: &str = r#"package main
-
-import (
-	"context"
-	"encoding/json"
-	"errors"
-	"io"
-	"strings"
-
-	"github.com/aws/aws-lambda-go/lambda"
-	"github.com/aws/aws-lambda-go/lambdacontext"
-)
-
-type event struct {
-	Fail   bool
-	Stream string
-}
-
-func handle(ctx context.Context, in event) (io.Reader, error) {
-	if in.Fail {
-		return nil, errors.New("asked to")
-	}
-	if in.Stream != "" {
-		return io.MultiReader(strings.NewReader(in.Stream), broken{}), nil
-	}
-	lc, _ := lambdacontext.FromContext(ctx)
-	text, _ := json.Marshal(map[string]string{"id": lc.AwsRequestID, "arn": lc.InvokedFunctionArn})
-	return strings.NewReader(string(text)), nil
-}
-
-type broken struct{}
-
-func (broken) Read([]byte) (int, error) { return 0, errors.New("broke in the middle") }
-
-func main() {
-	lambda.StartWithOptions(handle, lambda.WithEnableSIGTERM(func() { println("go says good-bye") }))
-}
-"#;
-
-fn go_bootstrap() -> Option<Vec<u8>> {
-    let build = || -> Result<Vec<u8>, String> {
-        let dir = kept("go-client");
-        fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
-        fs::write(dir.join("main.go"), GO_APP).map_err(|e| e.to_string())?;
-        let go = ["go", "/usr/local/go/bin/go"].into_iter().find(|g| said(Command::new(g).arg("version")).is_ok());
-        let go = go.ok_or("there is no Go")?;
-        let run = |args: &[&str]| {
-            said(Command::new(go).args(args).current_dir(&dir).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod"))
-        };
-        if !dir.join("go.mod").exists() {
-            run(&["mod", "init", "bootstrap"])?;
-            if let Err(why) = run(&["get", "github.com/aws/aws-lambda-go@latest"]) {
-                fs::remove_file(dir.join("go.mod")).ok();
-                return Err(why);
-            }
-        }
-        run(&["build", "-ldflags", "-s -w", "-o", "bootstrap", "."])?;
-        fs::read(dir.join("bootstrap")).map_err(|e| e.to_string())
-    };
-    match build() {
-        Ok(bytes) => Some(bytes),
-        Err(why) => {
-            skip("the official client for Go", &why);
-            None
-        }
-    }
-}
-
 #[test]
 fn go_as_a_custom_runtime() {
-    let Some(bootstrap) = go_bootstrap() else { return };
+    let Some(home) = installed("the official client for Go", "go", "bootstrap") else { return };
+    let bootstrap = fs::read(home.join("bootstrap")).unwrap();
     let server = SERVER.get();
     server.deploy("go", &zip_with_modes(&[("bootstrap", &bootstrap, 0o755)]), &[]);
     answers_and_fails(&server, "go");
