@@ -15,7 +15,7 @@ if [ "$#" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair#*:}")
   done
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-  command -v npm >/dev/null 2>&1 || ! node -e 'process.exit(parseInt(process.versions.node) < 20)' || missing+=(npm)
+  command -v npm >/dev/null 2>&1 || ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || missing+=(npm)
   if [ "${#missing[@]}" -gt 0 ]; then
     sudo=""; [ "$(id -u)" = 0 ] || sudo=sudo
     echo "offshoot: installing ${missing[*]} for the clients" >&2

@@ -7,7 +7,7 @@ home=target/clients/ric
 for tool in npm cmake make g++ xz; do
   command -v "$tool" >/dev/null 2>&1 || { echo "there is no $tool"; exit 1; }
 done
-node -e 'process.exit(parseInt(process.versions.node) < 20)' || { echo "Node.js $(node --version) is too old: it wants 20"; exit 1; }
+node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo "Node.js $(node --version) is too old: it wants 20"; exit 1; }
 rm -rf "$home"
 mkdir -p "$home"
 echo '{ "private": true }' >"$home/package.json"

@@ -54,6 +54,21 @@ fn a_shop(server: &Server, name: &str) {
     };
     let batch = json!({"Records": [message("a", "good"), message("b", "bad"), message("c", "good")]});
     assert_eq!(reply(server, name, &batch), json!({"batchItemFailures": [{"itemIdentifier": "b"}]}));
+    // A request by way of API Gateway.
+    let http = json!({"method": "GET", "path": "/items/hat", "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": "test"});
+    let request = json!({
+        "version": "2.0", "routeKey": "$default", "rawPath": "/items/hat", "rawQueryString": "size=4", "isBase64Encoded": false,
+        "headers": {"host": "a.execute-api.us-east-1.amazonaws.com"}, "queryStringParameters": {"size": "4"},
+        "requestContext": {"accountId": "0", "apiId": "a", "domainName": "a.execute-api.us-east-1.amazonaws.com", "domainPrefix": "a",
+            "http": http, "requestId": "r", "routeKey": "$default", "stage": "$default", "time": "24/Nov/2025:23:09:04 +0000", "timeEpoch": 1},
+    });
+    let answer = reply(server, name, &request);
+    let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&answer["statusCode"], &body),
+        (&json!(200), &json!({"item": "hat", "query": {"size": "4"}})),
+        "{answer}"
+    );
     // An error is the function's, and logged.
     let failed = server.native(name, r#"{"fail":true}"#);
     assert!(
