@@ -460,7 +460,8 @@ fn stories() -> Vec<Story> {
         Story { name: "signals", events: vec![bad(json!({"do": "signal"})), good(json!({}))], ..plain() },
         Story {
             name: "timeouts",
-            timeout: 1,
+            // Long enough for the emulator to start the program again within it, on a busy machine too.
+            timeout: 4,
             events: vec![bad(json!({"do": "sleep", "seconds": 20})), good(json!({}))],
             ..plain()
         },
@@ -565,8 +566,8 @@ const DIFFERENCES: &[Difference] = &[
     (
         "timeouts",
         0,
-        "Task timed out after 1.00 seconds",
-        r#"{"errorMessage":"RequestId: $ID Error: Task timed out after 1.00 seconds","errorType":"Sandbox.Timedout"}"#,
+        "Task timed out after 4.00 seconds",
+        r#"{"errorMessage":"RequestId: $ID Error: Task timed out after 4.00 seconds","errorType":"Sandbox.Timedout"}"#,
         "as AWS's service tells it, recorded in November 2025",
     ),
     (
