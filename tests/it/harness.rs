@@ -129,6 +129,17 @@ pub fn aws_clients(what: &str) -> Option<PathBuf> {
     None
 }
 
+/// The folder below `target/clients` where `scripts/clients/<part>.sh` puts things, if this file of it is there. `None`, said aloud:
+/// it is not.
+pub fn installed(what: &str, part: &str, file: &str) -> Option<PathBuf> {
+    let home = root().join("target/clients").join(part);
+    if home.join(file).exists() {
+        return Some(home);
+    }
+    skip(what, &format!("it is not installed: run scripts/clients.sh {part}"));
+    None
+}
+
 // ── Archives ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A zip with these files.

@@ -2,7 +2,7 @@
 //!
 //! They need root (boxes do), Linux, and Node.js and Python on the machine (Ruby where it is). `cargo test --test it` runs all of them in a few
 //! minutes; `SEED=n` repeats a random run, `BINARY=path` tests another build, `UPDATE_GOLDEN=1` rewrites the golden files, `SHOW_SERVER_LOG=1` shows what the
-//! server of a failed test wrote, `NODE_CLIENT=dir` says where AWS's runtime client for Node.js has been installed.
+//! server of a failed test wrote. Clients that are not ours come from `scripts/clients.sh`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod aws;
@@ -12,6 +12,7 @@ mod cli;
 mod conventions;
 mod crash;
 mod custom_runtimes;
+mod emulator;
 mod exact;
 mod examples;
 mod extensions;
@@ -26,8 +27,11 @@ mod manners;
 mod official_clients;
 mod packages;
 mod pollers;
+mod powertools;
 mod queue;
 mod ruby;
+mod runtime_clients;
+mod sdks;
 mod shutdown;
 mod streaming;
 mod together;

@@ -1,8 +1,8 @@
-//! AWS's own runtime clients, unmodified, against the Runtime API of a box. What cannot be had on this machine (no network, no
-//! compiler) is skipped aloud.
+//! AWS's own runtime clients, unmodified, against the Runtime API of a box: Python, Node.js, Go (others in `runtime_clients.rs`). What
+//! `scripts/clients.sh` could not install on this machine is skipped aloud.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -10,17 +10,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::custom_runtimes::zip_with_modes;
-use crate::harness::{Lang, Server, Shared, eventually, parallel, skip};
+use crate::harness::{Lang, Server, Shared, eventually, installed, parallel};
 
 static SERVER: Shared = Shared::new(&["--keep-alive-ms", "3000"]);
 
-/// A directory that lives as long as the build, so that clients are fetched once.
-fn kept(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
-
 /// A file of an archive: name, content, mode.
-type File = (String, Vec<u8>, u32);
+pub type File = (String, Vec<u8>, u32);
 
 /// What a command prints, if it succeeds.
 fn said(command: &mut Command) -> Result<String, String> {
@@ -34,7 +29,7 @@ fn said(command: &mut Command) -> Result<String, String> {
 }
 
 /// The files of a directory, with their modes.
-fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
+pub fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
         if entry.file_name() == "__pycache__" || entry.file_name() == "bin" {
@@ -47,48 +42,22 @@ fn files_of(dir: &Path, prefix: &str, into: &mut Vec<File>) {
     }
 }
 
-fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
+pub fn zip(files: &[File], more: &[(&str, &[u8], u32)]) -> Vec<u8> {
     let mut all: Vec<(&str, &[u8], u32)> = files.iter().map(|(n, b, m)| (n.as_str(), &b[..], *m)).collect();
     all.extend_from_slice(more);
     zip_with_modes(&all)
 }
 
 /// The official client for Python, for the interpreter that every box has: its files.
-fn python_client() -> Option<&'static [File]> {
+pub fn python_client() -> Option<&'static [File]> {
     static FILES: OnceLock<Option<Vec<File>>> = OnceLock::new();
-    let files = FILES.get_or_init(|| match install_python_client() {
-        Ok(dir) => {
-            let mut files = Vec::new();
-            files_of(&dir, "", &mut files);
-            Some(files)
-        }
-        Err(why) => {
-            skip("the official client for Python", &why);
-            None
-        }
+    let files = FILES.get_or_init(|| {
+        let dir = installed("the official client for Python", "awslambdaric", "awslambdaric")?;
+        let mut files = Vec::new();
+        files_of(&dir, "", &mut files);
+        Some(files)
     });
     files.as_deref()
-}
-
-fn install_python_client() -> Result<PathBuf, String> {
-    const MINOR: &str = "import sys; print('%d.%d' % sys.version_info[:2])";
-    let system = said(Command::new("/usr/bin/python3").args(["-c", MINOR]))?;
-    let dir = kept(&format!("awslambdaric-{system}"));
-    if dir.join("awslambdaric").is_dir() {
-        return Ok(dir);
-    }
-    // Whoever has pip and the same version can build it.
-    let fits = |p: &&str| said(Command::new(p).args(["-c", MINOR])).is_ok_and(|v| v == system);
-    let has_pip = |p: &&str| said(Command::new(p).args(["-m", "pip", "--version"])).is_ok();
-    let python = ["/usr/bin/python3", "python3"].into_iter().filter(fits).find(has_pip);
-    let python = python.ok_or_else(|| format!("no pip for Python {system}"))?;
-    let fresh = kept(&format!("awslambdaric-{system}.new"));
-    fs::remove_dir_all(&fresh).ok();
-    let mut pip = Command::new(python);
-    pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&fresh).arg("awslambdaric");
-    said(&mut pip)?;
-    fs::rename(&fresh, &dir).map_err(|e| e.to_string())?;
-    Ok(dir)
 }
 
 const PYTHON_APP: &[u8] = br#"
@@ -111,7 +80,7 @@ def handler(event, context):
 "#;
 
 #[track_caller]
-fn reply(server: &Server, name: &str, event: &Value) -> Value {
+pub fn reply(server: &Server, name: &str, event: &Value) -> Value {
     let answer = server.native(name, event.to_string()).expect(200);
     assert_eq!(answer.header("offshoot-function-error"), None, "{}\n{:?}", answer.text(), server.logs(name));
     answer.json()
@@ -119,7 +88,7 @@ fn reply(server: &Server, name: &str, event: &Value) -> Value {
 
 /// What every client has to do: answer, fail, and answer again.
 #[track_caller]
-fn answers_and_fails(server: &Server, name: &str) {
+pub fn answers_and_fails(server: &Server, name: &str) {
     let answer = server.native(name, r#"{"a":[1,"é"]}"#).expect(200);
     assert_eq!(answer.header("offshoot-function-error"), None, "{}\n{:?}", answer.text(), server.logs(name));
     let seen = answer.json();
@@ -186,21 +155,17 @@ fn python_in_the_place_of_our_own_worker() {
     assert_eq!(reply(&server, "ric-snap", &json!({}))["hooks"], json!(["before", "after"]));
 }
 
-/// Building it takes minutes and a C++ toolchain, so it is not done here.
-const NODE_CLIENT: &str = "NODE_CLIENT";
-
 #[test]
 fn node_as_a_custom_runtime() {
-    let Some(dir) = std::env::var_os(NODE_CLIENT) else {
-        skip(
-            "the official client for Node.js",
-            "run `npm install aws-lambda-ric@4` somewhere and name that directory in NODE_CLIENT",
-        );
-        return;
-    };
+    let client = installed("the official client for Node.js", "ric", "node_modules/aws-lambda-ric/rapid-client.node");
+    let Some(client) = client else { return };
     let mut files = Vec::new();
-    files_of(&Path::new(&dir).join("node_modules"), "node_modules/", &mut files);
-    files.retain(|(name, _, _)| !name.contains("/deps/") && !name.contains("/obj.target/"));
+    // Its other libraries are those that built it.
+    for package in ["aws-lambda-ric/", "@aws/lambda-invoke-store/"] {
+        let name = format!("node_modules/{package}");
+        files_of(&client.join(&name), &name, &mut files);
+    }
+    files.retain(|(name, _, _)| !name.contains("/deps/"));
     let app = br#"
         exports.handler = async (event, context) => {
             if (event.fail) throw new Error('asked to');
@@ -228,77 +193,10 @@ fn node_as_a_custom_runtime() {
     assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
 }
 
-const GO_APP: &str = r#"package main
-
-import (
-	"context"
-	"encoding/json"
-	"errors"
-	"io"
-	"strings"
-
-	"github.com/aws/aws-lambda-go/lambda"
-	"github.com/aws/aws-lambda-go/lambdacontext"
-)
-
-type event struct {
-	Fail   bool
-	Stream string
-}
-
-func handle(ctx context.Context, in event) (io.Reader, error) {
-	if in.Fail {
-		return nil, errors.New("asked to")
-	}
-	if in.Stream != "" {
-		return io.MultiReader(strings.NewReader(in.Stream), broken{}), nil
-	}
-	lc, _ := lambdacontext.FromContext(ctx)
-	text, _ := json.Marshal(map[string]string{"id": lc.AwsRequestID, "arn": lc.InvokedFunctionArn})
-	return strings.NewReader(string(text)), nil
-}
-
-type broken struct{}
-
-func (broken) Read([]byte) (int, error) { return 0, errors.New("broke in the middle") }
-
-func main() {
-	lambda.StartWithOptions(handle, lambda.WithEnableSIGTERM(func() { println("go says good-bye") }))
-}
-"#;
-
-fn go_bootstrap() -> Option<Vec<u8>> {
-    let build = || -> Result<Vec<u8>, String> {
-        let dir = kept("go-client");
-        fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
-        fs::write(dir.join("main.go"), GO_APP).map_err(|e| e.to_string())?;
-        let go = ["go", "/usr/local/go/bin/go"].into_iter().find(|g| said(Command::new(g).arg("version")).is_ok());
-        let go = go.ok_or("there is no Go")?;
-        let run = |args: &[&str]| {
-            said(Command::new(go).args(args).current_dir(&dir).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod"))
-        };
-        if !dir.join("go.mod").exists() {
-            run(&["mod", "init", "bootstrap"])?;
-            if let Err(why) = run(&["get", "github.com/aws/aws-lambda-go@latest"]) {
-                fs::remove_file(dir.join("go.mod")).ok();
-                return Err(why);
-            }
-        }
-        run(&["build", "-ldflags", "-s -w", "-o", "bootstrap", "."])?;
-        fs::read(dir.join("bootstrap")).map_err(|e| e.to_string())
-    };
-    match build() {
-        Ok(bytes) => Some(bytes),
-        Err(why) => {
-            skip("the official client for Go", &why);
-            None
-        }
-    }
-}
-
 #[test]
 fn go_as_a_custom_runtime() {
-    let Some(bootstrap) = go_bootstrap() else { return };
+    let Some(home) = installed("the official client for Go", "go", "bootstrap") else { return };
+    let bootstrap = fs::read(home.join("bootstrap")).unwrap();
     let server = SERVER.get();
     server.deploy("go", &zip_with_modes(&[("bootstrap", &bootstrap, 0o755)]), &[]);
     answers_and_fails(&server, "go");

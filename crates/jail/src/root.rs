@@ -32,6 +32,8 @@ const ETC: &[&str] = &[
     "protocols",
     "gai.conf",
 ];
+/// Debian keeps the settings of a Java in `/etc/java-<version>-openjdk`, and that Java does not start without them.
+const ETC_JAVA: &str = "java-";
 /// What of the host's `/etc/hosts` is copied where a box has lines of its own, in bytes.
 const MAX_HOSTS: usize = 64 << 10;
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
@@ -82,6 +84,9 @@ fn collect(spec: &RootSpec) -> Result<Vec<Piece>> {
         // Through a symbolic link to what it leads to: resolv.conf and localtime often are links.
         pieces.extend(optional(&format!("/etc/{name}"), READ_ONLY | libc::MOUNT_ATTR_NOEXEC)?);
     }
+    for name in javas() {
+        pieces.extend(optional(&format!("/etc/{name}"), READ_ONLY | libc::MOUNT_ATTR_NOEXEC)?);
+    }
     for name in DEVICES {
         pieces.push(piece(
             &format!("/dev/{name}"),
@@ -97,6 +102,13 @@ fn collect(spec: &RootSpec) -> Result<Vec<Piece>> {
         pieces.push(piece(store, CODE_DIR, READ_ONLY)?);
     }
     Ok(pieces)
+}
+
+/// The directories of Java's settings in `/etc`.
+fn javas() -> Vec<String> {
+    let entries = std::fs::read_dir("/etc").into_iter().flatten().flatten();
+    let directories = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(ETC_JAVA)).collect()
 }
 
 fn optional(path: &str, attributes: u64) -> Result<Option<Piece>> {

@@ -8,6 +8,7 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use offshoot_model::HttpReply;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::prelude;
@@ -104,17 +105,33 @@ pub fn is_stream(headers: &HeaderMap, length: Option<u64>) -> bool {
         && headers.get(header::CONTENT_TYPE).is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json"))
 }
 
+/// What of an error with a cause reaches the caller. Members that are missing or null are empty, an empty trace is left out, and other members
+/// do not pass, all as AWS's emulator does it.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Caused {
+    error_message: Option<String>,
+    error_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stack_trace: Option<Vec<String>>,
+}
+
 /// What the caller gets of a posted error: the body as it came; without its cause, where it was sent with one; and an error
 /// made of its type where it is empty.
 pub fn posted_error(headers: &HeaderMap, body: Bytes) -> Bytes {
     let kind = headers.get(ERROR_TYPE).map(|v| v.as_bytes());
     if headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes() == ERROR_WITH_CAUSE.as_bytes()) {
-        let Ok(said) = serde_json::from_slice::<Map<String, Value>>(&body) else {
+        // By way of a map: a list is no error.
+        let said = serde_json::from_slice::<Map<String, Value>>(&body);
+        let Ok(said) = said.and_then(|map| serde_json::from_value::<Caused>(Value::Object(map))) else {
             return Bytes::from_static(b"\"Invalid error body\"");
         };
-        let kept = ["errorMessage", "errorType", "stackTrace"];
-        let kept: Map<String, Value> = said.into_iter().filter(|(k, _)| kept.contains(&k.as_str())).collect();
-        return Bytes::from(Value::Object(kept).to_string());
+        let kept = Caused {
+            error_message: Some(said.error_message.unwrap_or_default()),
+            error_type: Some(said.error_type.unwrap_or_default()),
+            stack_trace: said.stack_trace.filter(|t| !t.is_empty()),
+        };
+        return serde_json::to_vec(&kept).unwrap_or_default().into();
     }
     if body.is_empty() { Bytes::from(error(&clean_error_type(kind), "")) } else { body }
 }
@@ -231,7 +248,18 @@ mod tests {
         assert_eq!(posted_error(&HeaderMap::new(), body.clone()), body);
         let cause = headers(&[("content-type", ERROR_WITH_CAUSE)]);
         let kept = posted_error(&cause, body);
-        assert_eq!(kept, &br#"{"errorMessage":"m","errorType":"T","stackTrace":[]}"#[..]);
+        assert_eq!(kept, &br#"{"errorMessage":"m","errorType":"T"}"#[..]);
+        for (sent, kept) in [
+            (
+                r#"{"errorMessage":"m","stackTrace":["a"],"x":1}"#,
+                r#"{"errorMessage":"m","errorType":"","stackTrace":["a"]}"#,
+            ),
+            (r#"{"errorMessage":null,"stackTrace":null}"#, r#"{"errorMessage":"","errorType":""}"#),
+            (r#"{"errorMessage":1}"#, r#""Invalid error body""#),
+            ("[]", r#""Invalid error body""#),
+        ] {
+            assert_eq!(posted_error(&cause, Bytes::from_static(sent.as_bytes())), kept.as_bytes(), "{sent}");
+        }
         assert_eq!(posted_error(&cause, Bytes::from_static(b"{")), &b"\"Invalid error body\""[..]);
         let empty = posted_error(&headers(&[(ERROR_TYPE, "Function.Bad")]), Bytes::new());
         assert!(String::from_utf8_lossy(&empty).contains("Function.Bad"));
