@@ -97,6 +97,15 @@ macro_rules! per_language {
 }
 pub(crate) use per_language;
 
+/// What only the workers for Node.js and Python do.
+macro_rules! node_and_python {
+    ($($name:ident)*) => {
+        mod node { $(#[test] fn $name() { super::$name($crate::harness::Lang::Node) })* }
+        mod python { $(#[test] fn $name() { super::$name($crate::harness::Lang::Python) })* }
+    };
+}
+pub(crate) use node_and_python;
+
 // ── What this machine cannot do ──────────────────────────────────────────────────────────────────────────────────────
 
 static SKIPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -29,6 +29,7 @@ fn a_deployment_says_whether_the_function_loads(lang: Lang) {
         Lang::Python => {
             ("index.py", "print('half way')\nraise LookupError('no luck')\n", "def handler(req): return 1\n")
         }
+        Lang::Ruby => ("index.rb", "puts 'half way'\nraise RangeError, 'no luck'\n", "def handler(req) = 1\n"),
     };
     let broken = dir_of(file, broken);
     let name = format!("broken-{}", lang.dir());
