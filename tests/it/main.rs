@@ -23,6 +23,7 @@ mod lifecycle;
 mod official_clients;
 mod packages;
 mod queue;
+mod recorded;
 mod shutdown;
 mod together;
 mod uniqueness;
