@@ -461,9 +461,12 @@ impl Catalog {
         self.revision_with(version, entry, entry.doc.generation)
     }
 
-    /// The revision of a version's policy, which tags and publications leave alone (recorded from AWS).
+    /// The revision of a version's policy: the version's own when the policy was changed, which tags and publications since
+    /// then leave alone (recorded from AWS).
     pub(super) fn version_policy_revision(&self, version: &Version, entry: &Entry) -> String {
-        self.revision_with(version, entry, 0)
+        let key = version.number.map(|n| n.to_string()).unwrap_or_default();
+        let since = entry.doc.policies.get(&key).and_then(|p| p.since);
+        self.revision_with(version, entry, since.unwrap_or(entry.doc.generation))
     }
 
     fn revision_with(&self, version: &Version, entry: &Entry, generation: u64) -> String {

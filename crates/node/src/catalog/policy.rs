@@ -311,9 +311,11 @@ impl Catalog {
             let key = this.policy_key(&who, entry, qualifier.as_deref())?;
             check_revision(known.as_deref(), &this.policy_revision(&who, latest, entry, &key), "GetPolicy")?;
             let made = statement(&permission, &this.place.function(who.as_str(), qualifier.as_deref()))?;
+            let generation = entry.doc.generation;
             let policy = entry.doc.policies.entry(key).or_default();
             add(policy, made.clone())?;
             policy.generation += 1;
+            policy.since = Some(generation);
             Ok(made)
         })
         .await
@@ -338,10 +340,12 @@ impl Catalog {
                 Some(q) => this.policy_key(&who, entry, Some(q))?,
             };
             let revision = this.policy_revision(&who, latest, entry, &key);
+            let generation = entry.doc.generation;
             let policy = entry.doc.policies.get_mut(&key).ok_or_else(no_policy)?;
             check_revision(known.as_deref(), &revision, "GetPolicy")?;
             remove(policy, &sid)?;
             policy.generation += 1;
+            policy.since = Some(generation);
             Ok(())
         })
         .await
@@ -381,9 +385,11 @@ impl Catalog {
                 None => Vec::new(),
             };
             check_length(&statements)?;
+            let generation = entry.doc.generation;
             let policy = entry.doc.policies.entry(key.clone()).or_default();
             policy.statements = statements;
             policy.generation += 1;
+            policy.since = Some(generation);
             Ok(this.policy_revision(&who, latest, entry, &key))
         })
         .await

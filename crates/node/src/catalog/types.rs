@@ -136,6 +136,9 @@ pub struct Policy {
     pub statements: Vec<Value>,
     /// How often it was changed.
     pub generation: u64,
+    /// The function's generation when it was changed last: later ones leave its revision alone.
+    #[serde(default)]
+    pub since: Option<u64>,
 }
 
 /// A name for a version.
