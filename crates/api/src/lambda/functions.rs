@@ -434,7 +434,8 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
         system_log_level: logging.system_log_level,
         log_group: logging.log_group,
         snap_start: snap_start.map(|s| s == "PublishedVersions"),
-        dead_letter: shape.dead_letter_config.map(|d| d.target_arn.unwrap_or_default()),
+        // An empty one leaves the target as it is; an empty target removes it (recorded from AWS).
+        dead_letter: shape.dead_letter_config.and_then(|d| d.target_arn),
     })
 }
 
