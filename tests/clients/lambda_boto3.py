@@ -280,14 +280,25 @@ def settings():
     assert client.get_runtime_management_config(FunctionName="settings")["UpdateRuntimeOn"] == "Auto"
     client.put_runtime_management_config(FunctionName="settings", UpdateRuntimeOn="FunctionUpdate")
     assert client.get_runtime_management_config(FunctionName="settings")["UpdateRuntimeOn"] == "FunctionUpdate"
-    assert client.get_function_code_signing_config(FunctionName="settings")["FunctionName"] == "settings"
+    assert "CodeSigningConfigArn" not in client.get_function_code_signing_config(FunctionName="settings")
+    publishers = {"SigningProfileVersionArns": ["arn:aws:signer:us-east-1:000000000000:/signing-profiles/p"]}
+    policies = {"UntrustedArtifactOnDeployment": "Enforce"}
+    made = client.create_code_signing_config(AllowedPublishers=publishers, CodeSigningPolicies=policies)["CodeSigningConfig"]
+    signing = made["CodeSigningConfigArn"]
+    client.put_function_code_signing_config(FunctionName="settings", CodeSigningConfigArn=signing)
+    assert client.get_function_code_signing_config(FunctionName="settings")["CodeSigningConfigArn"] == signing
+    assert client.list_functions_by_code_signing_config(CodeSigningConfigArn=signing)["FunctionArns"] == [ARN + "settings"]
+    refused("CodeVerificationFailedException", lambda: client.update_function_code(FunctionName="settings", ZipFile=archive(index=ECHO)))
+    refused("ResourceConflictException", lambda: client.delete_code_signing_config(CodeSigningConfigArn=signing))
+    client.delete_function_code_signing_config(FunctionName="settings")
+    client.delete_code_signing_config(CodeSigningConfigArn=signing)
+    refused("ResourceNotFoundException", lambda: client.get_code_signing_config(CodeSigningConfigArn=signing))
     client.tag_resource(Resource=ARN + "settings", Tags={"a": "1", "b": "2"})
     client.untag_resource(Resource=ARN + "settings", TagKeys=["a", "c"])
     assert client.list_tags(Resource=ARN + "settings")["Tags"] == {"b": "2"}
     usage = client.get_account_settings()
     assert usage["AccountUsage"]["FunctionCount"] >= 1 and usage["AccountLimit"]["ConcurrentExecutions"] == 1000
     for unsupported in (
-        lambda: client.list_code_signing_configs(),
         lambda: client.list_durable_executions_by_function(FunctionName="settings"),
     ):
         refused("UnsupportedOperationException", unsupported)

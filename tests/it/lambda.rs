@@ -309,10 +309,8 @@ fn errors_have_awss_shapes() {
             json!({"ReservedConcurrentExecutions": 1000}),
             400,
             "InvalidParameterValueException",
-            user(
-                "message",
-                "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its minimum value of [100].",
-            ),
+            // One of the answers that have no `Type`.
+            json!({"message": "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its minimum value of [100]."}),
         ),
         (
             "GET",

@@ -29,6 +29,7 @@ mod packages;
 mod pollers;
 mod powertools;
 mod queue;
+mod recorded;
 mod ruby;
 mod runtime_clients;
 mod sdks;

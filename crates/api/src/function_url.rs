@@ -134,7 +134,8 @@ async fn answer<B: Backend>(mut call: Call<'_, B>, view: &UrlView) -> Result<Rep
     }
     // The server's own token, if the caller sent it, is not for the function to see.
     call.credential = auth::check(call.state.token(), &call.parts.headers).unwrap_or_default();
-    let version = call.backend().catalog().resolve(&view.name, view.qualifier.as_deref(), 0.0);
+    let version =
+        call.backend().catalog().resolve(&view.name, view.qualifier.as_deref(), offshoot_node::catalog::FIRST);
     let Ok(version) = version else { return Ok(denied(Value::Null)) };
     let convention = version.config.convention;
     let id = ids::request_id()?;
@@ -177,6 +178,12 @@ fn path_of(parts: &Parts) -> &str {
     below.unwrap_or(path)
 }
 
+/// The path as `requestContext` has it: decoded, and with one slash at its beginning (recorded from AWS).
+fn shown_path(path: &str) -> String {
+    let decoded = text::percent_decode(path).unwrap_or_else(|| path.to_owned());
+    format!("/{}", decoded.trim_start_matches('/'))
+}
+
 /// The event of payload format 2.0.
 fn event<B: Backend>(call: &Call<'_, B>, view: &UrlView, id: &RequestId, path: &str, body: &Bytes) -> Bytes {
     let parts = &call.parts;
@@ -207,7 +214,7 @@ fn event<B: Backend>(call: &Call<'_, B>, view: &UrlView, id: &RequestId, path: &
         "domainPrefix": view.config.id,
         "http": {
             "method": parts.method.as_str(),
-            "path": path,
+            "path": shown_path(path),
             "protocol": "HTTP/1.1",
             "sourceIp": source,
             "userAgent": headers.get("user-agent").cloned().unwrap_or_default(),

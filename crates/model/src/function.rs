@@ -229,7 +229,8 @@ fn check_provided_handler(handler: &str) -> Result<(), Error> {
 
 fn check_env(env: &BTreeMap<String, String>, limits: &Limits) -> Result<(), Error> {
     let bad = |m: String| Err(Error::new(ErrorKind::InvalidInput, m));
-    let mut size = 2u64;
+    // As JSON: braces, and for each pair four quotes, a colon and, but for the last, a comma.
+    let mut size = if env.is_empty() { 2u64 } else { 1 };
     for (key, value) in env {
         let first_ok = key.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
         if !first_ok || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {

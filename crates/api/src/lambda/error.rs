@@ -11,6 +11,9 @@ use crate::reply::{self, Reply};
 
 pub(super) const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
+/// Why a call is throttled when its function has reserved less.
+const RESERVED: &str = "ReservedFunctionConcurrentInvocationLimitExceeded";
+
 /// One error.
 #[derive(Debug, Clone)]
 pub(crate) struct AwsError {
@@ -19,11 +22,12 @@ pub(crate) struct AwsError {
     message: Option<String>,
     reason: Option<&'static str>,
     close: bool,
+    typed: bool,
 }
 
 impl AwsError {
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        AwsError { status, code, message: Some(message.into()), reason: None, close: false }
+        AwsError { status, code, message: Some(message.into()), reason: None, close: false, typed: true }
     }
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, "InvalidParameterValueException", message)
@@ -96,7 +100,8 @@ impl AwsError {
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if matches!(self.status, 429 | 503) {
+        // AWS says when to come again, but not where a function's own reservation is in the way (recorded).
+        if matches!(self.status, 429 | 503) && self.reason != Some(RESERVED) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         answer
@@ -105,6 +110,7 @@ impl AwsError {
     fn kind(&self) -> Option<&'static str> {
         match self.code {
             "ValidationException" | "AccessDeniedException" => None,
+            _ if !self.typed => None,
             _ if self.status >= 500 => Some("Service"),
             _ => Some("User"),
         }
@@ -132,7 +138,11 @@ impl From<Fault> for AwsError {
             Fault::Platform(error) => error.into(),
             Fault::Rule(rule, message) => match rule {
                 Rule::Invalid => Self::invalid(message),
+                Rule::Untyped => AwsError { typed: false, ..Self::invalid(message) },
                 Rule::NotFound => Self::not_found(message),
+                Rule::NoSigning => AwsError { typed: false, ..Self::not_found(message) },
+                Rule::SigningGone => Self::new(404, "CodeSigningConfigNotFoundException", message),
+                Rule::Unsigned => Self::new(400, "CodeVerificationFailedException", message),
                 Rule::Conflict => Self::new(409, "ResourceConflictException", message),
                 Rule::Precondition => Self::new(412, "PreconditionFailedException", message),
                 Rule::TooLarge => Self::new(413, "RequestEntityTooLargeException", message),
@@ -157,9 +167,7 @@ impl From<Error> for AwsError {
             ErrorKind::Throttled if text.starts_with("rate limit") => {
                 Self::throttled("FunctionInvocationRateLimitExceeded")
             }
-            ErrorKind::Throttled if text.contains("is at its limit of") => {
-                Self::throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
-            }
+            ErrorKind::Throttled if text.contains("is at its limit of") => Self::throttled(RESERVED),
             ErrorKind::Throttled | ErrorKind::NoCapacity => Self::throttled("ConcurrentInvocationLimitExceeded"),
             ErrorKind::CodeCorrupt => Self::new(502, "InvalidZipFileException", text),
             ErrorKind::ShuttingDown => Self::new(503, "ServiceException", text),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::error::AwsError;
 use super::shapes::{answer, epoch, with_marker};
-use super::{Ask, cut, no_content, wrong_method};
+use super::{Ask, cut, names, no_content, wrong_method};
 use crate::Backend;
 use crate::reply::Reply;
 
@@ -23,8 +23,36 @@ struct EventInvokeShape {
     destination_config: Option<Destinations>,
 }
 
+/// The constraint on where a record goes.
+const DESTINATION: &str = r"Member must satisfy regular expression pattern: $|kafka://([^.]([a-zA-Z0-9\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1})?:(\d{12})?:(.*)";
+
+fn is_destination(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    match parts[..] {
+        [""] => true,
+        ["kafka", topic] => topic.len() > 2 && topic.starts_with("//"),
+        ["arn", partition, service, region, account, _] => {
+            partition.starts_with("aws")
+                && word(partition)
+                && word(service)
+                && (region.is_empty() || names::is_region(region))
+                && (account.is_empty() || (account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit())))
+        }
+        _ => false,
+    }
+}
+
 impl EventInvokeShape {
     fn settings(self) -> Result<EventInvoke, AwsError> {
+        if let Some(to) = &self.destination_config {
+            for (member, target) in [("onSuccess", &to.on_success), ("onFailure", &to.on_failure)] {
+                if let Some(odd) = target.destination.as_deref().filter(|d| !is_destination(d)) {
+                    let member = format!("destinationConfig.{member}.destination");
+                    return Err(AwsError::constraint(odd, &member, DESTINATION));
+                }
+            }
+        }
         let within = |value: Option<i64>, member: &str, low: i64, high: i64| match value {
             Some(v) if v < low => {
                 let text = format!("Member must have value greater than or equal to {low}");

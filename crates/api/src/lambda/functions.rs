@@ -17,6 +17,11 @@ use crate::reply::Reply;
 
 /// Longest request that brings code, in bytes (recorded from AWS).
 const MAX_REQUEST: u64 = 70_167_211;
+/// The constraint on a list of architectures.
+pub(super) const ARCHITECTURES: &str =
+    "Member must satisfy constraint: [Member must satisfy enum value set: [x86_64, arm64], Member must not be null]";
+/// The constraint on each of a function's layers.
+const LAYERS: &str = r"Member must satisfy constraint: [Member must have length less than or equal to 2048, Member must have length greater than or equal to 1, Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+), Member must not be null]";
 /// Most functions in one answer (AWS: 50).
 const PAGE: usize = 50;
 
@@ -164,14 +169,13 @@ async fn create<B: Backend>(mut ask: Ask<'_, B>) -> Result<Reply, AwsError> {
     if shape.package_type.as_deref() == Some("Image") || code.image_uri.is_some() {
         return Err(AwsError::unsupported("PackageType Image (container images)"));
     }
-    if shape.code_signing_config_arn.as_deref().is_some_and(|a| !a.is_empty()) {
-        return Err(AwsError::unsupported("CodeSigningConfigArn (code signing)"));
-    }
+    let signing = shape.code_signing_config_arn.as_deref().filter(|a| !a.is_empty());
+    let signing = signing.map(|arn| names::signing(arn, ask.place())).transpose()?.map(str::to_owned);
     let architecture = architecture(shape.architectures.as_deref())?;
     let archive = archive(&ask, code, upload.archive).await?;
     let patch = patch(shape.config)?;
     let code = Code { archive: archive.0.clone(), architecture };
-    let new = NewFunction { name, patch, code, tags: shape.tags, publish: shape.publish };
+    let new = NewFunction { name, patch, code, tags: shape.tags, publish: shape.publish, signing };
     let view = ask.catalog().create(new).await?;
     drop(archive); // until here the file is read
     let mut body = shapes::configuration(&view, ask.place(), None);
@@ -251,14 +255,14 @@ pub(super) fn configuration<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Resul
 
 async fn delete<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Result<Reply, AwsError> {
     let (name, qualifier) = ask.function(segment)?;
+    if qualifier.as_deref() == Some("$LATEST") {
+        return Err(AwsError::invalid("$LATEST version cannot be deleted without deleting the function."));
+    }
     if ask.call.backend().get(&name).is_none() {
         return Err(ask.catalog().missing(&name, None).into());
     }
     match qualifier.as_deref() {
         None => ask.call.backend().delete(&name).await?,
-        Some("$LATEST") => {
-            return Err(AwsError::invalid("$LATEST version cannot be deleted without deleting the function."));
-        }
         Some(number) => match number.parse::<u64>() {
             Ok(number) => ask.catalog().delete_version(&name, number).await?,
             Err(_) => {
@@ -287,7 +291,7 @@ fn list<B: Backend>(ask: Ask<'_, B>) -> Result<Reply, AwsError> {
     let after = marker.map(|m| FunctionName::parse(&m)).transpose().map_err(bad)?;
     let found = ask.catalog().list(after.as_ref(), limit + 1);
     let (views, next) = cut(found, limit, |v: &View| v.version.config.name.to_string());
-    let shown: Vec<Value> = views.iter().map(|v| shapes::configuration(v, ask.place(), None)).collect();
+    let shown: Vec<Value> = views.iter().map(|v| shapes::listed(v, ask.place(), None)).collect();
     Ok(answer(200, &with_marker(json!({ "Functions": shown }), next)))
 }
 
@@ -312,8 +316,7 @@ fn list_all<B: Backend>(ask: &Ask<'_, B>, limit: usize, marker: Option<String>) 
     }
     let place = |v: &View| format!("{}:{}", v.version.config.name, v.version.number.unwrap_or(0));
     let (views, next) = cut(found, limit, place);
-    let shown: Vec<Value> =
-        views.iter().map(|v| shapes::configuration(v, ask.place(), Some(&v.version.label()))).collect();
+    let shown: Vec<Value> = views.iter().map(|v| shapes::listed(v, ask.place(), Some(&v.version.label()))).collect();
     Ok(answer(200, &with_marker(json!({ "Functions": shown }), next)))
 }
 
@@ -347,10 +350,7 @@ fn architecture(given: Option<&[String]>) -> Result<Option<String>, AwsError> {
             Err(AwsError::invalid(format!("Architecture {one} cannot run on this server.")))
         }
         [] => Ok(None),
-        [_] => {
-            let set = "Member must satisfy constraint: [Member must satisfy enum value set: [x86_64, arm64], Member must not be null]";
-            Err(AwsError::constraint(&shown, "architectures", set))
-        }
+        [_] => Err(AwsError::constraint(&shown, "architectures", ARCHITECTURES)),
         _ => Err(AwsError::constraint(&shown, "architectures", "Member must have length less than or equal to 1")),
     }
 }
@@ -410,6 +410,10 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
     let levels = ["DEBUG", "ERROR", "FATAL", "INFO", "TRACE", "WARN"];
     one_of(logging.application_log_level.as_deref(), "loggingConfig.applicationLogLevel", &levels)?;
     one_of(logging.system_log_level.as_deref(), "loggingConfig.systemLogLevel", &["DEBUG", "INFO", "WARN"])?;
+    let layer = |arn: &String| names::layer_version(arn).is_some();
+    if let Some(layers) = shape.layers.as_ref().filter(|l| !l.iter().all(layer)) {
+        return Err(AwsError::constraint(&format!("[{}]", layers.join(", ")), "layers", LAYERS));
+    }
     if shape.description.as_ref().is_some_and(|d| d.chars().count() > 256) {
         let text = "Member must have length less than or equal to 256";
         return Err(AwsError::constraint(&shape.description.unwrap_or_default(), "description", text));
@@ -430,7 +434,8 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
         system_log_level: logging.system_log_level,
         log_group: logging.log_group,
         snap_start: snap_start.map(|s| s == "PublishedVersions"),
-        dead_letter: shape.dead_letter_config.map(|d| d.target_arn.unwrap_or_default()),
+        // An empty one leaves the target as it is; an empty target removes it (recorded from AWS).
+        dead_letter: shape.dead_letter_config.and_then(|d| d.target_arn),
     })
 }
 

@@ -174,7 +174,7 @@ async fn prepare<B: Backend>(ask: &mut Ask<'_, B>, segment: &str) -> Result<Read
     let id = ids::request_id()?;
     let trace = trace(headers, &id);
     let shown = qualifier.as_deref().unwrap_or("$LATEST").to_owned();
-    let version = ask.catalog().resolve(&function, qualifier.as_deref(), 0.0);
+    let version = ask.catalog().resolve(&function, qualifier.as_deref(), offshoot_node::catalog::FIRST);
     let convention = version.map_err(|_| ask.catalog().missing(&function, Some(&shown)))?.config.convention;
     let payload = payload(ask, kind).await?;
     let http = (convention == Convention::Request).then(|| posted(&function));
@@ -219,7 +219,8 @@ async fn payload<B: Backend>(ask: &mut Ask<'_, B>, kind: Kind) -> Result<Bytes, 
         return Ok(Bytes::from_static(b"{}"));
     }
     text::check_json(&body).map_err(|e| {
-        let message = format!("Could not parse request body into json: Could not parse payload into json: {e}");
+        let why = super::unreadable::sentence(&body).unwrap_or_else(|| e.to_string());
+        let message = format!("Could not parse request body into json: Could not parse payload into json: {why}");
         AwsError::new(400, "InvalidRequestContentException", message)
     })?;
     Ok(body)

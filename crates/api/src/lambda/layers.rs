@@ -2,11 +2,12 @@
 
 use http::Method;
 use offshoot_node::catalog::types::LayerVersion;
-use offshoot_node::catalog::{LayerContent, NewLayer, policy as rules};
+use offshoot_node::catalog::{LayerContent, NewLayer, RUNTIMES, policy as rules};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::AwsError;
+use super::functions::ARCHITECTURES;
 use super::policy::PermissionShape;
 use super::shapes::{answer, bytes_of, stamp, with_marker};
 use super::upload;
@@ -17,6 +18,65 @@ use crate::text;
 
 /// Most layers or versions in one answer (AWS: 50).
 const PAGE: usize = 50;
+/// Every name that AWS's model has ever had for a runtime: what a layer may say that it is for (recorded from AWS, in its order).
+const EVERY_RUNTIME: &[&str] = &[
+    "ruby3.5",
+    "ruby2.6",
+    "dotnetcore1.0",
+    "python3.7",
+    "nodejs8.10",
+    "nasa",
+    "ruby2.7",
+    "python2.7-greengrass",
+    "dotnetcore2.0",
+    "python3.8",
+    "java21",
+    "dotnet6",
+    "dotnetcore2.1",
+    "python3.9",
+    "java11",
+    "nodejs6.10",
+    "provided",
+    "dotnetcore3.1",
+    "dotnet8",
+    "java25",
+    "java17",
+    "nodejs",
+    "nodejs4.3",
+    "java8.al2",
+    "go1.x",
+    "dotnet10",
+    "nodejs20.x",
+    "go1.9",
+    "byol",
+    "nodejs10.x",
+    "provided.al2023",
+    "nodejs22.x",
+    "python3.10",
+    "java8",
+    "nodejs12.x",
+    "python3.11",
+    "nodejs24.x",
+    "nodejs8.x",
+    "python3.12",
+    "nodejs14.x",
+    "nodejs8.9",
+    "nodejs26.x",
+    "python3.13",
+    "python3.14",
+    "nodejs16.x",
+    "python3.15",
+    "provided.al2",
+    "nodejs4.3-edge",
+    "nodejs18.x",
+    "ruby3.2",
+    "python3.4",
+    "ruby3.3",
+    "ruby3.4",
+    "ruby2.5",
+    "python3.6",
+    "python2.7",
+];
 /// Longest request that brings a layer, in bytes.
 const MAX_REQUEST: u64 = 70_167_211;
 
@@ -33,8 +93,8 @@ struct ContentShape {
 struct PublishShape {
     description: String,
     content: Option<ContentShape>,
-    compatible_runtimes: Vec<String>,
-    compatible_architectures: Vec<String>,
+    compatible_runtimes: Option<Vec<String>>,
+    compatible_architectures: Option<Vec<String>>,
     license_info: Option<String>,
 }
 
@@ -90,11 +150,7 @@ async fn publish<B: Backend>(mut ask: Ask<'_, B>, layer: &str) -> Result<Reply, 
         (None, Some(bucket), Some(key)) => s3::fetch(&ask, bucket, key, content.s3_object_version.as_deref()).await?,
         _ => return Err(AwsError::invalid("Uploaded file must be a non-empty zip")),
     };
-    if shape.compatible_runtimes.len() > 15 {
-        let shown = format!("[{}]", shape.compatible_runtimes.join(", "));
-        let text = "Member must have length less than or equal to 15";
-        return Err(AwsError::constraint(&shown, "compatibleRuntimes", text));
-    }
+    check_compatible(shape.compatible_runtimes.as_deref(), shape.compatible_architectures.as_deref())?;
     let new = NewLayer {
         name,
         description: shape.description,
@@ -106,6 +162,26 @@ async fn publish<B: Backend>(mut ask: Ask<'_, B>, layer: &str) -> Result<Reply, 
     let made = ask.catalog().publish_layer(new).await?;
     drop(archive);
     Ok(answer(201, &whole(&ask, &made)?))
+}
+
+/// What a layer says that it is for has to be a name of AWS's.
+fn check_compatible(runtimes: Option<&[String]>, architectures: Option<&[String]>) -> Result<(), AwsError> {
+    let shown = |list: Option<&[String]>| format!("[{}]", list.unwrap_or_default().join(", "));
+    let known = format!("Member must satisfy enum value set: [{}]", RUNTIMES.join(", "));
+    let odd =
+        |list: Option<&[String]>, set: &[&str]| list.is_some_and(|l| l.iter().any(|v| !set.contains(&v.as_str())));
+    let (these, those) = (shown(runtimes), shown(architectures));
+    let mut broken = Vec::new();
+    if runtimes.is_some_and(|r| r.len() > 15) {
+        broken.push((these.as_str(), "compatibleRuntimes", "Member must have length less than or equal to 15"));
+    }
+    if odd(runtimes, EVERY_RUNTIME) {
+        broken.push((these.as_str(), "compatibleRuntimes", known.as_str()));
+    }
+    if odd(architectures, &["x86_64", "arm64"]) {
+        broken.push((those.as_str(), "compatibleArchitectures", ARCHITECTURES));
+    }
+    if broken.is_empty() { Ok(()) } else { Err(AwsError::constraints(&broken)) }
 }
 
 fn get<B: Backend>(ask: &Ask<'_, B>, name: &str, number: u64) -> Result<Reply, AwsError> {
@@ -131,9 +207,15 @@ fn filter<B: Backend>(ask: &Ask<'_, B>) -> Result<impl Fn(&LayerVersion) -> bool
         let set = "Member must satisfy enum value set: [x86_64, arm64]";
         return Err(AwsError::constraint(a, "compatibleArchitecture", set));
     }
+    if let Some(r) = runtime.as_deref().filter(|r| !EVERY_RUNTIME.contains(r)) {
+        let set = format!("Member must satisfy enum value set: [{}]", EVERY_RUNTIME.join(", "));
+        return Err(AwsError::constraint(r, "compatibleRuntime", &set));
+    }
+    let says = |list: &Option<Vec<String>>, wanted: &Option<String>| {
+        wanted.as_ref().is_none_or(|w| list.as_ref().is_some_and(|l| l.contains(w)))
+    };
     Ok(move |v: &LayerVersion| {
-        runtime.as_ref().is_none_or(|r| v.compatible_runtimes.contains(r))
-            && architecture.as_ref().is_none_or(|a| v.compatible_architectures.contains(a))
+        says(&v.compatible_runtimes, &runtime) && says(&v.compatible_architectures, &architecture)
     })
 }
 
@@ -198,11 +280,11 @@ fn summary<B: Backend>(ask: &Ask<'_, B>, layer: &LayerContent) -> Value {
         "Description": version.description,
         "CreatedDate": stamp(version.created_ms),
     });
-    if !version.compatible_runtimes.is_empty() {
-        out["CompatibleRuntimes"] = json!(version.compatible_runtimes);
+    if let Some(runtimes) = &version.compatible_runtimes {
+        out["CompatibleRuntimes"] = json!(runtimes);
     }
-    if !version.compatible_architectures.is_empty() {
-        out["CompatibleArchitectures"] = json!(version.compatible_architectures);
+    if let Some(architectures) = &version.compatible_architectures {
+        out["CompatibleArchitectures"] = json!(architectures);
     }
     if let Some(license) = &version.license_info {
         out["LicenseInfo"] = json!(license);

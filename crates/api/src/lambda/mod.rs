@@ -18,7 +18,9 @@ mod policy;
 mod s3;
 mod settings;
 mod shapes;
+mod signing;
 mod tags;
+mod unreadable;
 pub(crate) mod upload;
 mod urls;
 mod versions;
@@ -190,7 +192,8 @@ async fn manage<B: Backend>(ask: Ask<'_, B>, method: &Method, parts: &[&str]) ->
         [_, "functions", name, "urls"] if method == Method::GET => urls::list(ask, name),
         [_, "functions", name, "recursion-config"] => settings::recursion(ask, method, name).await,
         [_, "functions", name, "runtime-management-config"] => settings::runtime_management(ask, method, name).await,
-        [_, "functions", name, "code-signing-config"] if method == Method::GET => settings::code_signing(ask, name),
+        [_, "functions", name, "code-signing-config"] => signing::of_function(ask, method, name).await,
+        [_, "code-signing-configs", ..] => signing::route(ask, method, &parts[2..]).await,
         [_, "account-settings"] if method == Method::GET => settings::account(ask),
         [_, "tags", arn] => tags::route(ask, method, arn).await,
         [_, "layers", ..] => layers::route(ask, method, &parts[2..]).await,
@@ -203,7 +206,6 @@ async fn manage<B: Backend>(ask: Ask<'_, B>, method: &Method, parts: &[&str]) ->
 /// What is answered where nothing serves: by the operation's name, where the path is one of AWS's.
 fn unserved(method: &Method, parts: &[&str]) -> AwsError {
     let operation = match *parts {
-        [_, "code-signing-configs", ..] | [_, "functions", _, "code-signing-config"] => "Code signing",
         [_, "capacity-providers", ..] => "Capacity providers",
         [_, "functions", _, "function-scaling-config"] => "Scaling configuration of capacity providers",
         [_, "durable-executions", ..]

@@ -188,7 +188,7 @@ pub(super) enum Resource {
 
 /// A resource by its ARN.
 pub(super) fn resource(arn: &str, here: &Place) -> Result<Resource, AwsError> {
-    const PATTERN: &str = r"Member must satisfy regular expression pattern: arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})";
+    const PATTERN: &str = r"Member must satisfy regular expression pattern: arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|capacity-provider:[a-zA-Z0-9-_]+)";
     let odd = || AwsError::constraint(arn, "resource", PATTERN);
     let parts: Vec<&str> = arn.split(':').collect();
     match parts[..] {
@@ -203,10 +203,48 @@ pub(super) fn resource(arn: &str, here: &Place) -> Result<Resource, AwsError> {
                 "event-source-mapping" if parts.len() == 7 && is_uuid(parts[6]) => {
                     Ok(Resource::Mapping(parts[6].to_owned()))
                 }
+                // There are none, so it is not there.
+                "capacity-provider" if parts.len() == 7 && is_word(parts[6]) => {
+                    Err(AwsError::not_found(format!("Capacity provider not found: {arn}")))
+                }
                 _ => Err(odd()),
             }
         }
         _ => Err(odd()),
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+}
+
+/// The ARN of a layer version, without its number, and the number.
+pub(super) fn layer_version(arn: &str) -> Option<(&str, &str)> {
+    let (stem, number) = arn.rsplit_once(':')?;
+    let parts: Vec<&str> = stem.split(':').collect();
+    let ["arn", _, "lambda", region, account, "layer", name] = parts[..] else { return None };
+    let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    (plain && is_region(region) && is_account(account) && is_word(name) && arn.len() <= 2048).then_some((stem, number))
+}
+
+/// The id of a code signing configuration, by its ARN.
+pub(super) fn signing<'a>(arn: &'a str, here: &Place) -> Result<&'a str, AwsError> {
+    const PATTERN: &str = r"Member must satisfy regular expression pattern: arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}";
+    let parts: Vec<&str> = arn.split(':').collect();
+    let letters = |l: &str| l.len() == 17 && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    match parts[..] {
+        ["arn", partition, "lambda", region, account, "code-signing-config", id]
+            if partition.starts_with("aws")
+                && is_region(region)
+                && is_account(account)
+                && id.strip_prefix("csc-").is_some_and(letters) =>
+        {
+            if account != here.account {
+                return Err(AwsError::foreign());
+            }
+            Ok(id)
+        }
+        _ => Err(AwsError::constraint(arn, "codeSigningConfigArn", PATTERN)),
     }
 }
 

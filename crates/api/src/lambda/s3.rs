@@ -32,9 +32,11 @@ pub(super) async fn fetch<B: Backend>(
         ));
     };
     let path = target(bucket, key, version)?;
-    let zipped = ask.call.backend().limits().zipped_bytes;
-    let into = Incoming::new(ask.call.backend().tmp_dir(), zipped);
-    match tokio::time::timeout(PATIENCE, get(endpoint, &path, into)).await {
+    // What comes from S3 may be as large as what it holds (AWS: 250 MB); what is uploaded directly may not.
+    let limits = ask.call.backend().limits();
+    let most = limits.zipped_bytes.max(limits.unzipped_bytes);
+    let into = Incoming::new(ask.call.backend().tmp_dir(), most.saturating_add(1));
+    match tokio::time::timeout(PATIENCE, get(endpoint, &path, into, most)).await {
         Ok(done) => done,
         Err(_) => Err(failed("RequestTimeout", "The server did not answer in time.")),
     }
@@ -68,7 +70,7 @@ fn failed(code: &str, message: &str) -> AwsError {
     AwsError::invalid(format!("Error occurred while GetObject. S3 Error Code: {code}. S3 Error Message: {message}"))
 }
 
-async fn get(endpoint: &str, path: &str, mut into: Incoming) -> Result<Spool, AwsError> {
+async fn get(endpoint: &str, path: &str, mut into: Incoming, most: u64) -> Result<Spool, AwsError> {
     let unreachable = |e: &dyn std::fmt::Display| {
         tracing::warn!(error = %e, "the S3 endpoint cannot be used");
         failed("ServiceUnavailable", "The server that this Offshoot asks for S3 cannot be reached.")
@@ -91,8 +93,13 @@ async fn get(endpoint: &str, path: &str, mut into: Incoming) -> Result<Spool, Aw
         return Err(failed(&code, &message));
     }
     let mut body = answer.into_body();
+    let mut taken = 0u64;
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame.map_err(|e| unreachable(&e))?.into_data() {
+            taken = taken.saturating_add(piece.len() as u64);
+            if taken >= most {
+                return Err(AwsError::invalid(format!("Unzipped size must be smaller than {most} bytes")));
+            }
             into.take(&piece).await?;
         }
     }
@@ -104,7 +111,9 @@ fn element(document: &str, name: &str) -> Option<String> {
     let from = document.find(&format!("<{name}>"))? + name.len() + 2;
     let rest = document.get(from..)?;
     let text = rest.get(..rest.find("</")?)?;
-    Some(text.chars().filter(|c| !c.is_control()).take(200).collect())
+    let text = text.strip_prefix("<![CDATA[").and_then(|t| t.strip_suffix("]]>")).unwrap_or(text);
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
+    Some(text.replace("&amp;", "&").chars().filter(|c| !c.is_control()).take(200).collect())
 }
 
 #[cfg(test)]
@@ -127,6 +136,9 @@ mod tests {
             "<?xml?><Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>";
         assert_eq!(element(document, "Code").as_deref(), Some("NoSuchKey"));
         assert_eq!(element(document, "Message").as_deref(), Some("The specified key does not exist."));
+        let marked = "<Error><Message><![CDATA[a < b]]></Message><Code>it&apos;s &amp;lt;</Code></Error>";
+        assert_eq!(element(marked, "Message").as_deref(), Some("a < b"));
+        assert_eq!(element(marked, "Code").as_deref(), Some("it's &lt;"));
         assert_eq!(element("<Code>x", "Code"), None);
     }
 }

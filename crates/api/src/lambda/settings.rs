@@ -1,6 +1,7 @@
-//! Recursion, runtime management, code signing (there is none) and the account.
+//! Recursion, runtime management and the account.
 
 use http::Method;
+use offshoot_node::catalog::FIRST;
 use offshoot_node::catalog::types::RuntimeManagement;
 use serde::Deserialize;
 use serde_json::json;
@@ -54,7 +55,7 @@ pub(super) async fn runtime_management<B: Backend>(
     segment: &str,
 ) -> Result<Reply, AwsError> {
     let (name, qualifier) = ask.function(segment)?;
-    let version = ask.catalog().resolve(&name, qualifier.as_deref(), 0.0)?;
+    let version = ask.catalog().resolve(&name, qualifier.as_deref(), FIRST)?;
     match *method {
         Method::GET => {}
         Method::PUT => {
@@ -96,15 +97,6 @@ pub(super) async fn runtime_management<B: Backend>(
             "RuntimeVersionArn": management.runtime_version_arn,
         }),
     ))
-}
-
-/// `GetFunctionCodeSigningConfig`: functions are not signed here, and that is the answer, not an error.
-pub(super) fn code_signing<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Result<Reply, AwsError> {
-    let name = ask.unqualified(segment)?;
-    if ask.call.backend().get(&name).is_none() {
-        return Err(ask.catalog().missing(&name, None).into());
-    }
-    Ok(answer(200, &json!({ "FunctionName": name.as_str() })))
 }
 
 /// `GetAccountSettings`.

@@ -59,6 +59,25 @@ pub(super) fn configuration(view: &View, place: &Place, qualifier: Option<&str>)
     out
 }
 
+/// The same in a list, where AWS leaves out what it would have to look up.
+pub(super) fn listed(view: &View, place: &Place, qualifier: Option<&str>) -> Value {
+    let mut out = configuration(view, place, qualifier);
+    if let Value::Object(map) = &mut out {
+        for member in [
+            "State",
+            "StateReason",
+            "StateReasonCode",
+            "LastUpdateStatus",
+            "LastUpdateStatusReason",
+            "LastUpdateStatusReasonCode",
+            "RuntimeVersionConfig",
+        ] {
+            map.remove(member);
+        }
+    }
+    out
+}
+
 fn role(fields: &offshoot_node::catalog::types::Fields, place: &Place) -> String {
     match fields.role.as_str() {
         // Deployed by another dialect, which knows no roles.

@@ -50,7 +50,6 @@ fn list<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Result<Reply, AwsError> {
     let after = ask.marker().map(|m| m.parse::<u64>()).transpose().map_err(bad)?;
     let found = ask.catalog().list_versions(&name, after, limit + 1)?;
     let (views, next) = cut(found, limit, |v: &View| v.version.number.unwrap_or(0).to_string());
-    let shown: Vec<Value> =
-        views.iter().map(|v| shapes::configuration(v, ask.place(), Some(&v.version.label()))).collect();
+    let shown: Vec<Value> = views.iter().map(|v| shapes::listed(v, ask.place(), Some(&v.version.label()))).collect();
     Ok(answer(200, &with_marker(json!({ "Versions": shown }), next)))
 }

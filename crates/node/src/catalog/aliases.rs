@@ -20,6 +20,9 @@ impl Catalog {
         weights: BTreeMap<String, f64>,
     ) -> Result<(Alias, String), Fault> {
         let who = name.clone();
+        if self.registry.resolve(name).is_none() {
+            return Err(self.missing(name, Some(&version)));
+        }
         self.amend(name, move |this, _, entry| {
             if entry.doc.aliases.contains_key(&alias) {
                 let arn = this.place.function(who.as_str(), Some(&alias));
@@ -131,7 +134,7 @@ impl Catalog {
         }
         if alias.function_version == "$LATEST" && !alias.weights.is_empty() {
             let message = "$LATEST is not supported for an alias pointing to more than 1 version";
-            return Err(fault(Rule::Invalid, message));
+            return Err(fault(Rule::Untyped, message));
         }
         match alias.weights.keys().find(|v| !there(v)) {
             Some(version) => Err(missing(version)),

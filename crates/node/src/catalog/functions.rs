@@ -20,8 +20,41 @@ use super::{
 use crate::registry::archive::Wrapping;
 use crate::registry::{Change, Registry, Version};
 
+/// The chance that picks the version that an alias names first.
+pub const FIRST: f64 = 1.0;
 /// Most layers of a function (AWS: 5).
 const MAX_LAYERS: usize = 5;
+/// What AWS takes as a runtime, in the order in which its refusals name them (recorded from AWS).
+pub const RUNTIMES: &[&str] = &[
+    "nodejs20.x",
+    "python3.14",
+    "provided.al2023",
+    "python3.12",
+    "python3.13",
+    "nodejs24.x",
+    "nodejs22.x",
+    "java25",
+    "python3.10",
+    "python3.11",
+    "java21",
+    "ruby3.3",
+    "ruby3.4",
+    "ruby3.2",
+    "python3.8",
+    "python3.9",
+    "java17",
+    "nodejs16.x",
+    "dotnet10",
+    "dotnet8",
+    "java11",
+    "dotnet6",
+    "nodejs18.x",
+    "provided.al2",
+    "java8.al2",
+];
+/// What AWS once took as a runtime, and refuses by name today (recorded from AWS).
+const RETIRED_RUNTIMES: &[&str] =
+    &["java8", "go1.x", "provided", "ruby2.7", "nodejs14.x", "python3.7", "dotnetcore3.1", "nodejs12.x"];
 /// Most tags of a resource (AWS: 50).
 pub(super) const MAX_TAGS: usize = 50;
 
@@ -84,6 +117,8 @@ pub struct NewFunction {
     pub tags: BTreeMap<String, String>,
     /// Whether version 1 is published at once.
     pub publish: bool,
+    /// The code signing configuration that its code must satisfy, by its id.
+    pub signing: Option<String>,
 }
 
 /// Whether the latest change is in force.
@@ -125,10 +160,8 @@ impl Catalog {
     }
 
     fn create_now(&self, registry: &Registry, new: &NewFunction) -> Result<View, Fault> {
-        if registry.resolve(&new.name).is_some() {
-            return Err(fault(Rule::Conflict, format!("Function already exist: {}", new.name)));
-        }
         check_tags(&new.tags)?;
+        self.lets_code_in(new.signing.as_deref())?;
         let need = |what: &str| {
             fault(
                 Rule::Invalid,
@@ -156,9 +189,13 @@ impl Catalog {
             keep_alive: None,
         };
         let (config, mut fields, layers) = self.apply(&new.patch, base, Fields::default())?;
+        if registry.resolve(&new.name).is_some() {
+            return Err(fault(Rule::Conflict, format!("Function already exist: {}", new.name)));
+        }
         fields.architecture = new.code.architecture.clone().unwrap_or(fields.architecture);
-        let mut entry = Entry::default();
+        let mut entry = self.fresh(&new.name);
         entry.doc.tags = new.tags.clone();
+        entry.doc.signing = new.signing.clone();
         let written = self.write_code(registry, &new.code, config, fields, layers, Some(entry), None)?;
         let progress = Progress::Creating(written.revision);
         let version = if new.publish { self.publish_now(&new.name, None)?.version.clone() } else { written.clone() };
@@ -191,6 +228,7 @@ impl Catalog {
         known: Option<&str>,
     ) -> Result<View, Fault> {
         let before = self.changeable(name, known)?;
+        self.lets_code_in(self.entry(name).doc.signing.as_deref())?;
         let mut fields = before.fields.as_deref().cloned().unwrap_or_default();
         fields.architecture = code.architecture.clone().unwrap_or(fields.architecture);
         if dry_run {
@@ -315,6 +353,8 @@ impl Catalog {
         }
         let mut entry = Entry::clone(&before);
         entry.doc.last_version += 1;
+        // Publishing changes the revision of what it was made from (recorded from AWS).
+        entry.doc.generation += 1;
         let number = entry.doc.last_version;
         let mut fields = of_fields.clone();
         fields.description = description.unwrap_or(fields.description);
@@ -345,7 +385,7 @@ impl Catalog {
 
     /// A version as it is now.
     pub fn get(&self, name: &FunctionName, qualifier: Option<&str>) -> Result<View, Fault> {
-        Ok(self.view(&self.resolve(name, qualifier, 0.0)?))
+        Ok(self.view(&self.resolve(name, qualifier, FIRST)?))
     }
 
     /// At most `limit` functions after this name.
@@ -375,6 +415,7 @@ impl Catalog {
         remove: Vec<String>,
     ) -> Result<(), Fault> {
         self.amend(name, move |_, _, entry| {
+            entry.doc.generation += 1;
             entry.doc.tags.extend(add);
             entry.doc.tags.retain(|key, _| !remove.contains(key));
             check_tags(&entry.doc.tags)
@@ -415,6 +456,32 @@ impl Catalog {
         view
     }
 
+    /// The revision of a version. It is another one once the version is ready (recorded from AWS).
+    pub(super) fn function_revision(&self, version: &Version, entry: &Entry) -> String {
+        self.revision_with(version, entry, entry.doc.generation)
+    }
+
+    /// The revision of a version's policy: the version's own when the policy was changed, which tags and publications since
+    /// then leave alone (recorded from AWS).
+    pub(super) fn version_policy_revision(&self, version: &Version, entry: &Entry) -> String {
+        let key = version.number.map(|n| n.to_string()).unwrap_or_default();
+        let since = entry.doc.policies.get(&key).and_then(|p| p.since);
+        self.revision_with(version, entry, since.unwrap_or(entry.doc.generation))
+    }
+
+    fn revision_with(&self, version: &Version, entry: &Entry, generation: u64) -> String {
+        let policy = |key: &str| entry.doc.policies.get(key).map_or(0, |p| p.generation).to_string();
+        let label = version.label();
+        let (generation, policy) = match version.number {
+            None => (generation.to_string(), policy("")),
+            Some(_) => (String::new(), policy(&label)),
+        };
+        let busy = matches!(self.progress_of(version), Some(Progress::Creating(_) | Progress::Updating(_)));
+        let ready = if busy { "not ready" } else { "" };
+        let (created, revision) = (version.created_ms.to_string(), version.revision.to_string());
+        revision_id(&[version.config.name.as_str(), &label, &created, &revision, &generation, &policy, ready])
+    }
+
     fn progress_of(&self, version: &Version) -> Option<Progress> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let found = progress.get(&version.config.name)?;
@@ -450,7 +517,7 @@ impl Catalog {
         View {
             fields: version.fields.as_deref().cloned().unwrap_or_default(),
             progress,
-            revision_id: function_revision(version, &entry),
+            revision_id: self.function_revision(version, &entry),
             code_sha256: sha256_of(version),
             tags: entry.doc.tags.clone(),
             reserved,
@@ -459,16 +526,23 @@ impl Catalog {
     }
 
     fn runtime(&self, text: &str) -> Result<RuntimeName, Fault> {
+        if RETIRED_RUNTIMES.contains(&text) {
+            let message = format!(
+                "The runtime parameter of {text} is no longer supported for creating or updating AWS Lambda functions. We recommend you use a supported runtime while creating or updating functions."
+            );
+            return Err(fault(Rule::Invalid, message));
+        }
         self.registry.runtimes.wait();
-        let here: Vec<String> = self.registry.runtimes.installed().iter().map(|i| i.name.to_string()).collect();
-        let unknown = || {
+        let name = RuntimeName::parse(text).map_err(|_| {
+            if RUNTIMES.contains(&text) {
+                return fault(Rule::Invalid, format!("The runtime {text} is not one that this server can run."));
+            }
             let message = format!(
                 "Value {text} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",
-                here.join(", ")
+                RUNTIMES.join(", ")
             );
             fault(Rule::Invalid, message)
-        };
-        let name = RuntimeName::parse(text).map_err(|_| unknown())?;
+        })?;
         let resolved = self.registry.runtimes.resolve(name).map_err(|e| fault(Rule::Invalid, e.message))?;
         Ok(resolved.asked)
     }
@@ -591,17 +665,6 @@ pub(super) fn parse_number(text: &str) -> Option<u64> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-pub(super) fn function_revision(version: &Version, entry: &Entry) -> String {
-    let policy = |key: &str| entry.doc.policies.get(key).map_or(0, |p| p.generation).to_string();
-    let label = version.label();
-    let (generation, policy) = match version.number {
-        None => (entry.doc.generation.to_string(), policy("")),
-        Some(_) => (String::new(), policy(&label)),
-    };
-    let (created, revision) = (version.created_ms.to_string(), version.revision.to_string());
-    revision_id(&[version.config.name.as_str(), &label, &created, &revision, &generation, &policy])
-}
-
 fn sha256_of(version: &Version) -> CodeDigest {
     version.fields.as_deref().and_then(|f| f.code_sha256.clone()).unwrap_or_else(|| version.code.clone())
 }
@@ -693,17 +756,14 @@ pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What is wrong with an archive, first in AWS's words, then in ours.
+/// What is wrong with an archive, in AWS's words; ours go to the diagnostics.
 pub(super) fn bad_code(error: Error) -> Fault {
     match error.kind {
         ErrorKind::BadArchive if error.message.starts_with("Unzipped size") => fault(Rule::Invalid, error.message),
-        ErrorKind::BadArchive => fault(
-            Rule::Invalid,
-            format!(
-                "Could not unzip uploaded file. Please check your file, then try to upload again. ({})",
-                error.message
-            ),
-        ),
+        ErrorKind::BadArchive => {
+            tracing::info!(why = error.message, "an archive was refused");
+            fault(Rule::Invalid, "Could not unzip uploaded file. Please check your file, then try to upload again.")
+        }
         ErrorKind::TooLarge => fault(Rule::TooLarge, error.message),
         _ => Fault::Platform(error),
     }

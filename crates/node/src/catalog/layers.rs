@@ -22,9 +22,9 @@ pub struct NewLayer {
     /// The uploaded zip, spooled by the caller, who also removes it.
     pub archive: PathBuf,
     /// Names of runtimes.
-    pub compatible_runtimes: Vec<String>,
+    pub compatible_runtimes: Option<Vec<String>>,
     /// Names of architectures.
-    pub compatible_architectures: Vec<String>,
+    pub compatible_architectures: Option<Vec<String>>,
     /// A licence.
     pub license_info: Option<String>,
 }

@@ -10,6 +10,7 @@ mod layers;
 mod mappings;
 pub mod policy;
 mod settings;
+mod signing;
 pub mod types;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,11 +24,13 @@ use tokio::sync::mpsc;
 use crate::registry::store::{Document, Draft, StoredDocument};
 use crate::registry::{Registry, Version, now_ms};
 use crate::sources::Board;
-pub use functions::{Code, NewFunction, Patch, Progress, View};
+pub use functions::{Code, FIRST, NewFunction, Patch, Progress, RUNTIMES, View};
 pub use layers::{LayerContent, NewLayer};
 pub use mappings::MappingView;
+pub(crate) use settings::number_of;
 pub use settings::{ProvisionedView, UrlChange, UrlView};
-use types::{Entry, Fields, FunctionDoc, Layer, Mapping, Published, PublishedDoc};
+pub use signing::{SigningChange, SigningView};
+use types::{Entry, Fields, FunctionDoc, Layer, Mapping, Published, PublishedDoc, SigningConfig};
 
 /// Why a verb of the catalogue was refused.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub enum Rule {
     Invalid,
     /// There is no such thing.
     NotFound,
+    /// A value does not fit, in one of the checks whose answer has no `Type` (recorded from AWS).
+    Untyped,
     /// It is there already, or something else stands in the way.
     Conflict,
     /// The revision that the caller knows is not the latest.
@@ -55,6 +60,12 @@ pub enum Rule {
     PolicyTooLong,
     /// No provisioned concurrency is configured.
     NoProvisioned,
+    /// There is no such code signing configuration.
+    NoSigning,
+    /// A function was to hold to a code signing configuration that is not there.
+    SigningGone,
+    /// A code signing configuration lets no unsigned code in.
+    Unsigned,
     /// This server does not do that.
     Unsupported,
 }
@@ -77,6 +88,11 @@ const FUNCTION: &str = "function";
 const VERSION: &str = "version";
 const LAYER: &str = "layer";
 const MAPPING: &str = "mapping";
+const SIGNING: &str = "signing";
+/// The last number that was given to a version of a function that is no more.
+const NUMBERS: &str = "numbers";
+/// Most names of deleted functions whose numbers are remembered; of more, the longest gone are forgotten.
+const MAX_GONE: usize = 100_000;
 
 /// What is in memory of the catalogue. Maps are locked for a map operation only.
 #[derive(Debug, Default)]
@@ -86,8 +102,26 @@ pub struct Shelf {
     urls: RwLock<HashMap<String, (FunctionName, String)>>,
     layers: RwLock<BTreeMap<String, Arc<Layer>>>,
     mappings: RwLock<BTreeMap<String, Arc<Mapping>>>,
+    signing: RwLock<BTreeMap<String, SigningConfig>>,
+    /// Deleted functions that had published versions: AWS never gives a number again.
+    gone: RwLock<HashMap<FunctionName, Gone>>,
     /// Held while layers or mappings change.
     changing: Mutex<()>,
+}
+
+/// What is left of a deleted function.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+struct Gone {
+    last_version: u64,
+    gone_ms: u64,
+}
+
+/// Whose numbers are forgotten so that there is room for this name's.
+fn oldest(gone: &HashMap<FunctionName, Gone>, name: &FunctionName) -> Option<FunctionName> {
+    if gone.len() < MAX_GONE || gone.contains_key(name) {
+        return None;
+    }
+    gone.iter().min_by_key(|(_, g)| g.gone_ms).map(|(name, _)| name.clone())
 }
 
 fn unreadable(key: &str, e: impl std::fmt::Display) -> Error {
@@ -99,8 +133,9 @@ fn unreadable(key: &str, e: impl std::fmt::Display) -> Error {
 impl Shelf {
     /// Reads all documents.
     pub(crate) fn read(documents: Vec<StoredDocument>) -> Result<Shelf, Error> {
-        let (mut functions, mut layers, mut mappings) =
-            (HashMap::<FunctionName, Entry>::new(), BTreeMap::new(), BTreeMap::new());
+        let mut functions = HashMap::<FunctionName, Entry>::new();
+        let (mut layers, mut mappings, mut signing, mut gone) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), HashMap::new());
         for StoredDocument { kind, key, text } in documents {
             let bad = |e: serde_json::Error| unreadable(&key, e);
             match kind.as_str() {
@@ -119,6 +154,12 @@ impl Shelf {
                 MAPPING => {
                     drop(mappings.insert(key.clone(), Arc::new(serde_json::from_str::<Mapping>(&text).map_err(bad)?)))
                 }
+                SIGNING => {
+                    drop(signing.insert(key.clone(), serde_json::from_str::<SigningConfig>(&text).map_err(bad)?))
+                }
+                NUMBERS => {
+                    gone.insert(FunctionName::parse(&key)?, serde_json::from_str::<Gone>(&text).map_err(bad)?);
+                }
                 // Of a kind that this version does not know: somebody else's.
                 _ => {}
             }
@@ -128,6 +169,8 @@ impl Shelf {
             functions: RwLock::new(functions),
             layers: RwLock::new(layers),
             mappings: RwLock::new(mappings),
+            signing: RwLock::new(signing),
+            gone: RwLock::new(gone),
             ..Shelf::default()
         })
     }
@@ -199,6 +242,13 @@ impl Shelf {
 
     pub(crate) fn remove(&self, name: &FunctionName) {
         let before = self.functions.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(last_version) = before.as_ref().map(|b| b.doc.last_version).filter(|n| *n > 0) {
+            let mut gone = self.gone.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(oldest) = oldest(&gone, name) {
+                gone.remove(&oldest);
+            }
+            gone.insert(name.clone(), Gone { last_version, gone_ms: now_ms() });
+        }
         let mut urls = self.urls.write().unwrap_or_else(PoisonError::into_inner);
         for url in before.iter().flat_map(|b| b.doc.urls.values()) {
             urls.remove(&url.id);
@@ -210,7 +260,19 @@ impl Shelf {
         let Some(entry) = self.get(name) else { return Vec::new() };
         let gone = |kind, key| Document { kind, key, text: None };
         let versions = entry.published.keys().map(|n| gone(VERSION, format!("{name}:{n}")));
-        versions.chain([gone(FUNCTION, name.to_string())]).collect()
+        let mut all: Vec<Document> = versions.chain([gone(FUNCTION, name.to_string())]).collect();
+        if entry.doc.last_version > 0 {
+            let numbers = Gone { last_version: entry.doc.last_version, gone_ms: now_ms() };
+            all.extend(document(NUMBERS, name.to_string(), &numbers).ok());
+            let known = self.gone.read().unwrap_or_else(PoisonError::into_inner);
+            all.extend(oldest(&known, name).map(|oldest| gone(NUMBERS, oldest.to_string())));
+        }
+        all
+    }
+
+    /// The last number that a version of this function, or of one of its name before it, has had.
+    pub(crate) fn last_version(&self, name: &FunctionName) -> u64 {
+        self.gone.read().unwrap_or_else(PoisonError::into_inner).get(name).map_or(0, |g| g.last_version)
     }
 
     /// Whether a published version or a layer stands on this code.
@@ -307,7 +369,14 @@ impl Catalog {
     }
 
     fn entry(&self, name: &FunctionName) -> Arc<Entry> {
-        self.registry.shelf.get(name).unwrap_or_default()
+        self.registry.shelf.get(name).unwrap_or_else(|| Arc::new(self.fresh(name)))
+    }
+
+    /// What a function begins with.
+    fn fresh(&self, name: &FunctionName) -> Entry {
+        let mut entry = Entry::default();
+        entry.doc.last_version = self.registry.shelf.last_version(name);
+        entry
     }
 
     /// AWS's sentence for a function or version that is not there.

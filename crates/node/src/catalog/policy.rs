@@ -10,7 +10,6 @@ use std::sync::Arc;
 use offshoot_model::FunctionName;
 use serde_json::{Map, Value, json};
 
-use super::functions::function_revision;
 use super::functions::parse_number;
 use super::types::{Entry, Policy};
 use super::{Catalog, Fault, Rule, check_revision, fault, revision_id};
@@ -153,6 +152,15 @@ pub struct Permission {
     pub via_url: Option<bool>,
 }
 
+/// Whether this is the name of one of AWS's services.
+fn is_service(principal: &str) -> bool {
+    let label = |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let stem = principal.strip_suffix(".amazonaws.com").or_else(|| principal.strip_suffix(".amazonaws.com.cn"));
+    let stem =
+        stem.or_else(|| principal.strip_suffix(".amazon.com")).or_else(|| principal.strip_suffix(".aws.internal"));
+    stem.is_some_and(|stem| stem.split('.').all(label))
+}
+
 /// The statement of a permission on a resource, as AWS writes it.
 pub fn statement(permission: &Permission, resource: &str) -> Result<Value, Fault> {
     let account = |p: &str| p.len() == 12 && p.bytes().all(|b| b.is_ascii_digit());
@@ -160,7 +168,7 @@ pub fn statement(permission: &Permission, resource: &str) -> Result<Value, Fault
         "*" => json!("*"),
         p if account(p) => json!({"AWS": format!("arn:aws:iam::{p}:root")}),
         p if p.starts_with("arn:") && p.split(':').count() >= 6 => json!({ "AWS": p }),
-        p if p.contains('.') && !p.contains([':', ' ', '*']) => json!({ "Service": p }),
+        p if is_service(p) => json!({ "Service": p }),
         _ => {
             let message = "The provided principal was invalid. Please check the principal and try again.";
             return Err(fault(Rule::Invalid, message));
@@ -303,9 +311,11 @@ impl Catalog {
             let key = this.policy_key(&who, entry, qualifier.as_deref())?;
             check_revision(known.as_deref(), &this.policy_revision(&who, latest, entry, &key), "GetPolicy")?;
             let made = statement(&permission, &this.place.function(who.as_str(), qualifier.as_deref()))?;
+            let generation = entry.doc.generation;
             let policy = entry.doc.policies.entry(key).or_default();
             add(policy, made.clone())?;
             policy.generation += 1;
+            policy.since = Some(generation);
             Ok(made)
         })
         .await
@@ -327,13 +337,15 @@ impl Catalog {
         self.amend(name, move |this, latest, entry| {
             let key = match qualifier.as_deref() {
                 Some("$LATEST") | None => String::new(),
-                Some(q) => q.to_owned(),
+                Some(q) => this.policy_key(&who, entry, Some(q))?,
             };
             let revision = this.policy_revision(&who, latest, entry, &key);
+            let generation = entry.doc.generation;
             let policy = entry.doc.policies.get_mut(&key).ok_or_else(no_policy)?;
             check_revision(known.as_deref(), &revision, "GetPolicy")?;
             remove(policy, &sid)?;
             policy.generation += 1;
+            policy.since = Some(generation);
             Ok(())
         })
         .await
@@ -373,9 +385,11 @@ impl Catalog {
                 None => Vec::new(),
             };
             check_length(&statements)?;
+            let generation = entry.doc.generation;
             let policy = entry.doc.policies.entry(key.clone()).or_default();
             policy.statements = statements;
             policy.generation += 1;
+            policy.since = Some(generation);
             Ok(this.policy_revision(&who, latest, entry, &key))
         })
         .await
@@ -390,10 +404,10 @@ impl Catalog {
         key: &str,
     ) -> String {
         if key.is_empty() {
-            return function_revision(latest, entry);
+            return self.version_policy_revision(latest, entry);
         }
         if let Some(published) = parse_number(key).and_then(|n| entry.published.get(&n)) {
-            return function_revision(&published.version, entry);
+            return self.version_policy_revision(&published.version, entry);
         }
         match entry.doc.aliases.get(key) {
             Some(alias) => super::aliases::alias_revision(name, key, alias, entry),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use offshoot_model::FunctionName;
 
-use super::functions::parse_number;
+use super::functions::{FIRST, parse_number};
 use super::types::{Cors, Destinations, Entry, EventInvoke, Provisioned, RuntimeManagement, UrlConfig};
 use super::{Catalog, Fault, Made, Rule, fault, now_ms, page};
 use crate::queue::{EventInvokeConfig, Target};
@@ -76,14 +76,14 @@ impl Catalog {
                 let message = format!(
                     "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its minimum value of [{least}]."
                 );
-                return Err(fault(Rule::Invalid, message));
+                return Err(fault(Rule::Untyped, message));
             }
             let held: u32 = self.entry(name).doc.provisioned.values().map(|p| p.requested).sum();
             if wanted < held {
                 let message = format!(
                     " ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned concurrency [{held}]."
                 );
-                return Err(fault(Rule::Invalid, message));
+                return Err(fault(Rule::Untyped, message));
             }
         }
         let mut config = before.config.clone();
@@ -112,6 +112,7 @@ impl Catalog {
         requested: u32,
     ) -> Result<Provisioned, Fault> {
         let who = name.clone();
+        self.provisionable(name, &self.entry(name), &qualifier)?;
         self.amend(name, move |this, latest, entry| {
             this.provisionable(&who, entry, &qualifier)?;
             let number = number_of(entry, &qualifier);
@@ -131,12 +132,8 @@ impl Catalog {
                     "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function";
                 return Err(fault(Rule::Invalid, message));
             }
-            if held.saturating_add(requested) > this.registry.limits.concurrency {
-                let message = format!(
-                    "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency [{}].",
-                    this.registry.limits.concurrency
-                );
-                return Err(fault(Rule::Invalid, message));
+            if latest.config.concurrency.is_none() {
+                this.leaves_enough(held.saturating_add(requested))?;
             }
             let made = Provisioned { requested, modified_ms: now_ms() };
             entry.doc.provisioned.insert(qualifier, made.clone());
@@ -145,9 +142,34 @@ impl Catalog {
         .await
     }
 
+    /// What is held ready comes out of what nobody has reserved, and must leave AWS's minimum of that.
+    fn leaves_enough(&self, wanted: u32) -> Result<(), Fault> {
+        let all = u64::from(self.registry.limits.concurrency);
+        let least = u64::from(UNRESERVED).min(all / 10);
+        let unreserved = all.saturating_sub(self.reserved());
+        if u64::from(wanted) > unreserved {
+            let message = format!(
+                "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency [{unreserved}]."
+            );
+            return Err(fault(Rule::Untyped, message));
+        }
+        if unreserved - u64::from(wanted) < least {
+            let message = format!(
+                "Specified ConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its minimum value of [{least}]."
+            );
+            return Err(fault(Rule::Untyped, message));
+        }
+        Ok(())
+    }
+
     /// Lets go of them.
     pub async fn unprovision(self: &Arc<Self>, name: &FunctionName, qualifier: String) -> Result<(), Fault> {
         let who = name.clone();
+        if qualifier == "$LATEST" {
+            let message = "The function resource provided must be an alias or a published version.";
+            return Err(fault(Rule::Invalid, message));
+        }
+        self.provisionable(name, &self.entry(name), &qualifier)?;
         self.amend(name, move |this, _, entry| {
             this.provisionable(&who, entry, &qualifier)?;
             entry.doc.provisioned.remove(&qualifier);
@@ -203,6 +225,13 @@ impl Catalog {
         replace: bool,
     ) -> Result<EventInvoke, Fault> {
         let who = name.clone();
+        if given.maximum_retry_attempts.is_none()
+            && given.maximum_event_age_in_seconds.is_none()
+            && given.destination_config.is_none()
+        {
+            let message = "You must specify at least one of error handling or destination setting.";
+            return Err(fault(Rule::Invalid, message));
+        }
         if self.registry.resolve(name).is_none() {
             return Err(fault(Rule::NotFound, "The function doesn't exist."));
         }
@@ -214,15 +243,7 @@ impl Catalog {
             if !there {
                 return Err(fault(Rule::NotFound, "The function doesn't exist."));
             }
-            let settings = &given;
-            if settings.maximum_retry_attempts.is_none()
-                && settings.maximum_event_age_in_seconds.is_none()
-                && settings.destination_config.is_none()
-            {
-                let message = "You must specify at least one of error handling or destination setting.";
-                return Err(fault(Rule::Invalid, message));
-            }
-            this.check_destinations(&who, settings.destination_config.as_ref())?;
+            this.check_destinations(&who, given.destination_config.as_ref())?;
             let known = entry.doc.event_invoke.get(&key).cloned();
             let base = match (replace, known) {
                 (true, _) => EventInvoke::default(),
@@ -289,7 +310,7 @@ impl Catalog {
         let set = self.event_invoke(name, qualifier).unwrap_or_default();
         let target = |text: &Option<String>| text.as_deref().and_then(|t| Target::parse(t).ok());
         let to = set.destination_config.unwrap_or_default();
-        let fields = self.registry.resolve(name).and_then(|version| version.fields.clone());
+        let fields = self.registry.resolve_qualified(name, qualifier, FIRST).and_then(|version| version.fields.clone());
         EventInvokeConfig {
             max_retries: set.maximum_retry_attempts,
             max_age_s: set.maximum_event_age_in_seconds.map(u64::from),
@@ -347,7 +368,7 @@ impl Catalog {
 
     /// When the runtime of a version is updated.
     pub fn runtime_management(&self, name: &FunctionName, qualifier: Option<&str>) -> Result<RuntimeManagement, Fault> {
-        let version = self.resolve(name, qualifier, 0.0)?;
+        let version = self.resolve(name, qualifier, FIRST)?;
         let auto = || RuntimeManagement { update_runtime_on: "Auto".to_owned(), runtime_version_arn: None };
         Ok(self.entry(name).doc.runtime_management.get(&version.label()).cloned().unwrap_or_else(auto))
     }
@@ -359,7 +380,7 @@ impl Catalog {
         qualifier: Option<String>,
         value: RuntimeManagement,
     ) -> Result<(), Fault> {
-        let label = self.resolve(name, qualifier.as_deref(), 0.0)?.label();
+        let label = self.resolve(name, qualifier.as_deref(), FIRST)?.label();
         self.amend(name, move |_, _, entry| {
             entry.doc.runtime_management.insert(label, value);
             Ok(())
@@ -416,7 +437,10 @@ impl Catalog {
         change: UrlChange,
     ) -> Result<UrlView, Fault> {
         let who = name.clone();
-        self.url(name, qualifier.as_deref())?;
+        let there = |q: &String| self.entry(name).doc.aliases.contains_key(q);
+        if self.registry.resolve(name).is_none() || qualifier.as_ref().is_some_and(|q| !there(q)) {
+            return Err(fault(Rule::NotFound, "Function does not exist"));
+        }
         self.amend(name, move |_, _, entry| {
             let config = entry.doc.urls.get_mut(qualifier.as_deref().unwrap_or("")).ok_or_else(no_url)?;
             config.auth_type = change.auth_type.unwrap_or_else(|| config.auth_type.clone());
@@ -478,7 +502,7 @@ fn url_id() -> Result<String, Fault> {
 }
 
 /// The version number behind a number or an alias.
-fn number_of(entry: &Entry, qualifier: &str) -> Option<u64> {
+pub(crate) fn number_of(entry: &Entry, qualifier: &str) -> Option<u64> {
     parse_number(qualifier).or_else(|| parse_number(&entry.doc.aliases.get(qualifier)?.function_version))
 }
 

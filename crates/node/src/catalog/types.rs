@@ -123,6 +123,8 @@ pub struct FunctionDoc {
     pub provisioned: BTreeMap<String, Provisioned>,
     /// `Allow` or `Terminate`.
     pub recursive_loop: Option<String>,
+    /// The code signing configuration that its code must satisfy, by its id.
+    pub signing: Option<String>,
     /// Runtime management by qualifier (`$LATEST` or a number).
     pub runtime_management: BTreeMap<String, RuntimeManagement>,
 }
@@ -134,6 +136,9 @@ pub struct Policy {
     pub statements: Vec<Value>,
     /// How often it was changed.
     pub generation: u64,
+    /// The function's generation when it was changed last: later ones leave its revision alone.
+    #[serde(default)]
+    pub since: Option<u64>,
 }
 
 /// A name for a version.
@@ -257,6 +262,20 @@ pub struct RuntimeManagement {
     pub runtime_version_arn: Option<String>,
 }
 
+/// A code signing configuration, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SigningConfig {
+    /// For people.
+    pub description: String,
+    /// ARNs of signing profile versions.
+    pub publishers: Vec<String>,
+    /// `Warn` or `Enforce`.
+    pub policy: String,
+    /// Milliseconds since 1970.
+    pub modified_ms: u64,
+}
+
 /// A published version as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PublishedDoc {
@@ -312,10 +331,10 @@ pub struct LayerVersion {
     pub sha256: CodeDigest,
     /// Bytes of the archive.
     pub code_size: u64,
-    /// Runtimes that it says it is for.
-    pub compatible_runtimes: Vec<String>,
+    /// Runtimes that it says it is for; an empty list is something else than none.
+    pub compatible_runtimes: Option<Vec<String>>,
     /// Architectures that it says it is for.
-    pub compatible_architectures: Vec<String>,
+    pub compatible_architectures: Option<Vec<String>>,
     /// A licence.
     pub license_info: Option<String>,
     /// Who may use it.

@@ -56,7 +56,8 @@ impl Invoker {
         };
         let full = match (reserved, version.number) {
             (Some(0), _) => true,
-            (Some(most), Some(_)) => before >= most,
+            (Some(most), Some(_)) if before >= most => true,
+            (Some(most), _) => self.held_for_others(version) >= most,
             _ => false,
         };
         if !full {
@@ -67,6 +68,16 @@ impl Invoker {
         let text =
             format!("{name} is at its limit of {most} invocations at once: retry later, or raise its concurrency");
         Err(Error::new(ErrorKind::Throttled, text))
+    }
+
+    /// Provisioned concurrency of a function that this version has no part in. It comes out of what the function reserves.
+    fn held_for_others(&self, version: &Version) -> u32 {
+        let Some(entry) = self.shared.registry.shelf.get(&version.config.name) else { return 0 };
+        let held = |(qualifier, config): (&String, &crate::catalog::types::Provisioned)| {
+            let number = crate::catalog::number_of(&entry, qualifier)?;
+            Some(if Some(number) == version.number { 0 } else { config.requested })
+        };
+        entry.doc.provisioned.iter().filter_map(held).fold(0, u32::saturating_add)
     }
 
     /// The pool of a published version.

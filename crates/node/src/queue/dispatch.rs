@@ -96,6 +96,10 @@ async fn attempt(core: &Core, lane: &Lane, seq: i64) -> Option<Went> {
         end(core, &item, &config, Condition::EventAgeExceeded, item.attempts, None).await;
         return None;
     }
+    if core.host.concurrency(&item.function) == Some(0) {
+        end(core, &item, &config, Condition::ZeroReservedConcurrency, item.attempts, None).await;
+        return None;
+    }
     let result = run_apart(core, &item, event).await;
     if core.abandoned.load(Ordering::Acquire) {
         // How it ended is the server's doing: it runs again with the next one.
@@ -223,6 +227,7 @@ async fn end(
 fn explain(condition: Condition) -> Option<String> {
     match condition {
         Condition::EventAgeExceeded => Some("the event grew too old before an attempt succeeded".to_owned()),
+        Condition::ZeroReservedConcurrency => Some("the function has a reserved concurrency of 0".to_owned()),
         Condition::Damaged => Some("what is stored of the event is not what was accepted".to_owned()),
         _ => None,
     }

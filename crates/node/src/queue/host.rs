@@ -8,7 +8,7 @@ use bytes::Bytes;
 use offshoot_model::{CallContext, Convention, Error, FunctionName, HttpPart, Invocation, Outcome};
 
 use super::{Boxed, Context, EventInvokeConfig, Host};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, FIRST};
 use crate::invoker::Invoker;
 use crate::registry::Registry;
 
@@ -24,7 +24,8 @@ pub struct NodeHost {
 
 impl Host for NodeHost {
     fn run(&self, mut invocation: Invocation<Bytes>, context: Context) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
-        if let Some(version) = self.registry.resolve(&invocation.function) {
+        let called = self.registry.resolve_qualified(&invocation.function, context.qualifier.as_deref(), FIRST);
+        if let Some(version) = called {
             invocation.http = posted(version.config.convention, invocation.http);
         }
         let Context { qualifier, client_context, trace } = context;

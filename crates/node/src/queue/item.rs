@@ -194,6 +194,8 @@ pub enum Condition {
     RetriesExhausted,
     /// It grew too old before an attempt succeeded.
     EventAgeExceeded,
+    /// Nothing of the function may run: it has a reserved concurrency of 0.
+    ZeroReservedConcurrency,
     /// It can never run: the function is gone, say. Offshoot's own word.
     Refused,
     /// One function called the next too many times in a chain of destinations. Offshoot's own word.
@@ -209,6 +211,7 @@ impl Condition {
             Condition::Success => "Success",
             Condition::RetriesExhausted => "RetriesExhausted",
             Condition::EventAgeExceeded => "EventAgeExceeded",
+            Condition::ZeroReservedConcurrency => "ZeroReservedConcurrency",
             Condition::Refused => "Refused",
             Condition::ChainTooLong => "ChainTooLong",
             Condition::Damaged => "Damaged",
@@ -323,7 +326,9 @@ mod tests {
 
     #[test]
     fn conditions_are_spelled_as_they_are_read() {
-        for c in [Condition::Success, Condition::RetriesExhausted, Condition::EventAgeExceeded, Condition::Refused] {
+        for c in
+            [Condition::Success, Condition::RetriesExhausted, Condition::ZeroReservedConcurrency, Condition::Refused]
+        {
             assert_eq!(Condition::parse(c.name()), Some(c));
         }
     }

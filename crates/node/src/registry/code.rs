@@ -78,6 +78,16 @@ impl CodeStore {
         Ok(fs::read_dir(&self.code).map_err(disk_error)?.next().is_none())
     }
 
+    /// Whether an archive is small enough to have been uploaded as it is.
+    pub fn check_upload(&self, archive: &Path) -> Result<(), Error> {
+        let most = self.limits.zipped_bytes;
+        let about = fs::metadata(archive).map_err(|e| not_a_zip("the upload cannot be read").caused_by(e))?;
+        if about.len() >= most {
+            return Err(Error::new(ErrorKind::TooLarge, format!("Zipped size must be smaller than {most} bytes")));
+        }
+        Ok(())
+    }
+
     /// Unpacks an archive, or finds that it is here already. Nothing is visible before `commit`.
     pub fn stage(&self, archive: &Path, wrapping: Wrapping) -> Result<Staged<'_>, Error> {
         let mut file = File::open(archive).map_err(|e| not_a_zip("the upload cannot be read").caused_by(e))?;
@@ -85,9 +95,10 @@ impl CodeStore {
         if !about.is_file() {
             return Err(not_a_zip("this is not a file"));
         }
-        let most = self.limits.zipped_bytes;
+        // Uploads are held to their own limit; what comes from S3 may be as large as what is unpacked from it.
+        let most = self.limits.zipped_bytes.max(self.limits.unzipped_bytes);
         if about.len() >= most {
-            return Err(Error::new(ErrorKind::TooLarge, format!("Zipped size must be smaller than {most} bytes")));
+            return Err(Error::new(ErrorKind::BadArchive, format!("Unzipped size must be smaller than {most} bytes")));
         }
         let (hash, size) = hash_of(&mut file).map_err(disk_error)?;
         let sha256 = CodeDigest::from_bytes(&hash);

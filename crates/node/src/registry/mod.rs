@@ -312,6 +312,7 @@ impl Registry {
 
     fn deploy_now(&self, request: &DeployRequest) -> Result<Arc<Version>, Error> {
         let before = self.resolve(&request.name);
+        self.code.check_upload(&request.archive)?;
         let staged = self.code.stage(&request.archive, Wrapping::Strip)?;
         let old = before.as_deref().map(|v| &v.config);
         let tree = staged.tree()?;
