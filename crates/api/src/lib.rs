@@ -38,7 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::QueuedCall;
-use offshoot_node::{Catalog, DeployRequest, Keyring, LogStore, Metrics, Queue, Roles, Settings, Version};
+use offshoot_node::{Catalog, DeployRequest, Durable, Keyring, LogStore, Metrics, Queue, Roles, Settings, Version};
 use tokio::sync::{Semaphore, watch};
 
 pub use aws::Fallback;
@@ -72,6 +72,8 @@ pub trait Backend: Send + Sync + 'static {
     fn enqueue(&self, call: QueuedCall) -> impl Future<Output = Result<(), Error>> + Send {
         self.queue().accept(call)
     }
+    /// Durable executions.
+    fn durable(&self) -> &Durable;
     /// The access keys.
     fn keys(&self) -> &Keyring;
     /// The roles that clients wrote.

@@ -5,8 +5,10 @@
 
 mod assets;
 pub mod catalog;
+pub mod durable;
 pub mod invoker;
 pub mod keys;
+mod ledger;
 pub mod node;
 pub mod observe;
 pub mod pool;
@@ -18,6 +20,7 @@ mod runtime_api;
 pub mod templates;
 
 pub use catalog::Catalog;
+pub use durable::Durable;
 pub use invoker::Invoker;
 pub use keys::Keyring;
 pub use node::{Node, NodeConfig, QueueSettings, Warm};

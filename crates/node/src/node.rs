@@ -16,6 +16,7 @@ use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
 
 use crate::assets;
 use crate::catalog::{Catalog, Made};
+use crate::durable::{self, Durable};
 use crate::invoker::Invoker;
 use crate::keys::Keyring;
 use crate::observe::{LogStore, Metrics};
@@ -83,6 +84,7 @@ pub struct Node {
     catalog: Arc<Catalog>,
     warm: Warm,
     queue: Queue,
+    durable: Durable,
     keys: Keyring,
     roles: Roles,
 }
@@ -109,7 +111,10 @@ impl Node {
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
         // The queue's file is looked at while the rest starts: on a new one the disk has several things to do.
         let (queue_dir, pace) = (data_dir.clone(), queue.pace);
-        let opening = std::thread::spawn(move || Opened::open(&queue_dir, pace));
+        let executions_dir = data_dir.clone();
+        let opening = std::thread::spawn(move || {
+            Opened::open(&queue_dir, pace).and_then(|queue| Ok((queue, durable::Opened::open(&executions_dir)?)))
+        });
         let logs = LogStore::open(&data_dir.join("logs"), limits.function_log_bytes)?;
         let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let queue_metrics = QueueMetrics::default();
@@ -143,10 +148,15 @@ impl Node {
         let (catalog, made) = Catalog::new(shared.registry.clone(), shared.settings.place.clone());
         let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), catalog: catalog.clone() };
         let lost = |_| Error::new(ErrorKind::Internal, "the queue could not be opened: see the server's log");
-        let opened = opening.join().map_err(lost)??;
+        let (opened, executions) = opening.join().map_err(lost)??;
+        let place = shared.settings.place.clone();
+        let own = durable::NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), place };
+        // Half of what the server runs at once stays for those who call plain functions.
+        let durable = Durable::start(executions, Arc::new(own), (shared.limits.concurrency / 2).clamp(1, 256));
+        shared.durable.set(durable.gate()).ok();
         let queue = Queue::start(opened, queue_limits, Arc::new(host), queue.carrier, queue_metrics);
         let (keys, roles) = (Keyring::open(&data_dir)?, Roles::open(&data_dir)?);
-        let node = Arc::new(Node { shared, invoker, catalog, warm, queue, keys, roles });
+        let node = Arc::new(Node { shared, invoker, catalog, warm, queue, durable, keys, roles });
         tokio::spawn(make_ready_in_turn(Arc::downgrade(&node), made));
         tokio::spawn(keep_house(Arc::downgrade(&node)));
         tokio::spawn(warm_templates(node.clone()));
@@ -186,6 +196,11 @@ impl Node {
     /// Asynchronous invocations.
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// Durable executions.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
     }
 
     /// Access keys.
@@ -254,26 +269,35 @@ impl Node {
         Ok(())
     }
 
-    /// Calls a function.
+    /// Calls a function; of a durable one, begins an execution and waits for its end.
     pub async fn invoke(&self, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
+        if self.durable.concerns(&invocation.function, invocation.qualifier()) {
+            return Box::pin(self.durable.call(invocation, None))
+                .await
+                .map(|(_, outcome)| outcome)
+                .map_err(Error::from);
+        }
         self.invoker.invoke(invocation).await
     }
 
     /// Takes no new calls and waits until the running ones have ended, at most this long. Returns how many were left.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.queue.close();
+        self.durable.close();
         self.invoker.drain();
         let began = Instant::now();
         while self.invoker.in_flight() > 0 && began.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.queue.settled(limit.saturating_sub(began.elapsed())).await;
+        self.durable.settled(limit.saturating_sub(began.elapsed())).await;
         self.invoker.in_flight()
     }
 
     /// Ends everything and leaves nothing behind. Blocks for as long as processes take to die.
     pub fn shut_down(&self) {
         self.queue.abandon();
+        self.durable.abandon();
         for pool in self.shared.living_pools() {
             pool.kill_all();
         }

@@ -71,6 +71,15 @@ struct LoggingShape {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
+struct DurableShape {
+    execution_timeout: Option<i64>,
+    retention_period_in_days: Option<i64>,
+    #[serde(rename = "KMSKeyArn")]
+    kms_key_arn: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 struct VpcShape {
     subnet_ids: Vec<String>,
     security_group_ids: Vec<String>,
@@ -98,7 +107,7 @@ struct ConfigShape {
     image_config: Option<Value>,
     #[serde(rename = "KMSKeyArn")]
     kms_key_arn: Option<String>,
-    durable_config: Option<Value>,
+    durable_config: Option<DurableShape>,
     capacity_provider_config: Option<Value>,
     tenancy_config: Option<Value>,
     revision_id: Option<String>,
@@ -393,7 +402,6 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
     }
     for (name, value) in [
         ("ImageConfig", &shape.image_config),
-        ("DurableConfig", &shape.durable_config),
         ("CapacityProviderConfig", &shape.capacity_provider_config),
         ("TenancyConfig", &shape.tenancy_config),
     ] {
@@ -431,7 +439,18 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
         log_group: logging.log_group,
         snap_start: snap_start.map(|s| s == "PublishedVersions"),
         dead_letter: shape.dead_letter_config.map(|d| d.target_arn.unwrap_or_default()),
+        durable: shape.durable_config.map(durable).transpose()?.flatten(),
     })
+}
+
+/// `DurableConfig`; an empty one says nothing.
+fn durable(shape: DurableShape) -> Result<Option<(Option<u64>, Option<u32>)>, AwsError> {
+    if shape.kms_key_arn.as_deref().is_some_and(|k| !k.is_empty()) {
+        return Err(AwsError::unsupported("DurableConfig.KMSKeyArn (encryption with a key of one's own)"));
+    }
+    let timeout = in_range(shape.execution_timeout, "durableConfig.executionTimeout", 1, 31_622_400)?;
+    let days = in_range(shape.retention_period_in_days, "durableConfig.retentionPeriodInDays", 1, 90)?;
+    Ok((timeout.is_some() || days.is_some()).then(|| (timeout.map(u64::from), days)))
 }
 
 #[cfg(test)]
@@ -460,6 +479,9 @@ mod tests {
             (r#"{"TracingConfig":{"Mode":"x"}}"#, "enum value set: [Active, PassThrough]"),
             (r#"{"VpcConfig":{"SubnetIds":["subnet-1"]}}"#, "VpcConfig is not supported"),
             (r#"{"FileSystemConfigs":[{}]}"#, "FileSystemConfigs is not supported"),
+            (r#"{"DurableConfig":{"ExecutionTimeout":0}}"#, "'durableConfig.executionTimeout'"),
+            (r#"{"DurableConfig":{"RetentionPeriodInDays":91}}"#, "'durableConfig.retentionPeriodInDays'"),
+            (r#"{"DurableConfig":{"ExecutionTimeout":1,"KMSKeyArn":"arn:aws:kms:x"}}"#, "KMSKeyArn"),
             (r#"{"MemorySize":"x"}"#, "SerializationException"),
         ] {
             let error = format!("{:?}", of(document).unwrap_err());

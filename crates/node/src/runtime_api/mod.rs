@@ -5,6 +5,7 @@
 //! reused or retired, never looks into a payload, and holds nothing that a second environment could reach.
 
 mod body;
+mod durable;
 mod extensions;
 mod http;
 mod life;
@@ -228,6 +229,7 @@ struct Environment {
     snap_start: bool,
     token: String,
     telemetry: Telemetry,
+    durable: durable::Door,
     began: Instant,
 }
 
@@ -277,6 +279,7 @@ impl Environment {
             snap_start,
             token: random_id(),
             telemetry: Telemetry::new(!setup.extensions.is_empty()),
+            durable: durable::Door::new(setup.durable.clone()),
             began: Instant::now(),
         }
     }
@@ -295,6 +298,15 @@ impl Environment {
 
     fn snap_start(&self) -> bool {
         self.snap_start
+    }
+
+    fn durable(&self) -> &durable::Door {
+        &self.durable
+    }
+
+    /// The calls that are not answered yet.
+    fn calls(&self) -> Vec<String> {
+        self.lock().calls.keys().cloned().collect()
     }
 
     fn telemetry(&self) -> &Telemetry {
