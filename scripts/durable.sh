@@ -13,7 +13,7 @@ fi
 if [ ! -d "$home/nodejs" ] && command -v npm >/dev/null 2>&1; then
   echo "offshoot: installing the durable execution SDK for Node.js into $home" >&2
   mkdir -p "$home/nodejs.new"
-  (cd "$home/nodejs.new" && npm install --silent --no-audit --no-fund --no-package-lock @aws/durable-execution-sdk-js >/dev/null 2>&1) &&
+  (cd "$home/nodejs.new" && npm install --silent --no-audit --no-fund --no-package-lock @aws/durable-execution-sdk-js@2 >/dev/null 2>&1) &&
     mv "$home/nodejs.new" "$home/nodejs" ||
     { rm -rf "$home/nodejs.new"; echo "offshoot: it cannot be installed; durable functions in Node.js are not tested" >&2; }
 fi
