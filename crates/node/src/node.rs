@@ -146,7 +146,6 @@ impl Node {
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
         let (catalog, made) = Catalog::new(shared.registry.clone(), shared.settings.place.clone());
-        let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), catalog: catalog.clone() };
         let lost = |_| Error::new(ErrorKind::Internal, "the queue could not be opened: see the server's log");
         let (opened, executions) = opening.join().map_err(lost)??;
         let place = shared.settings.place.clone();
@@ -154,6 +153,12 @@ impl Node {
         // Half of what the server runs at once stays for those who call plain functions.
         let durable = Durable::start(executions, Arc::new(own), (shared.limits.concurrency / 2).clamp(1, 256));
         shared.durable.set(durable.gate()).ok();
+        let host = NodeHost {
+            invoker: invoker.clone(),
+            registry: shared.registry.clone(),
+            catalog: catalog.clone(),
+            durable: durable.clone(),
+        };
         let queue = Queue::start(opened, queue_limits, Arc::new(host), queue.carrier, queue_metrics);
         let (keys, roles) = (Keyring::open(&data_dir)?, Roles::open(&data_dir)?);
         let node = Arc::new(Node { shared, invoker, catalog, warm, queue, durable, keys, roles });
@@ -271,7 +276,7 @@ impl Node {
 
     /// Calls a function; of a durable one, begins an execution and waits for its end.
     pub async fn invoke(&self, invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
-        if self.durable.concerns(&invocation.function, invocation.qualifier()) {
+        if self.durable.concerns(&invocation.function) {
             return Box::pin(self.durable.call(invocation, None))
                 .await
                 .map(|(_, outcome)| outcome)

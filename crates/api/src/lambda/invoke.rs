@@ -138,10 +138,19 @@ pub(super) async fn streaming<B: Backend>(mut ask: Ask<'_, B>, segment: &str) ->
         let text = "Member must satisfy enum value set: [RequestResponse, DryRun]";
         return Err(AwsError::constraint("Event", "invocationType", text));
     }
-    let outcome = ask.call.backend().invoke(ready.invocation).await?;
+    let (arn, outcome) = match ready.durable {
+        true => {
+            let called = Box::pin(ask.call.backend().durable().call(ready.invocation, ready.name)).await?;
+            (Some(called.0.arn), called.1)
+        }
+        false => (None, ask.call.backend().invoke(ready.invocation).await?),
+    };
     let version = version_of(&outcome);
     let mut answer = Response::new(ReplyBody::whole(stream_of(outcome, tail)));
     let headers = answer.headers_mut();
+    if let Some(arn) = arn {
+        set(headers, DURABLE_ARN, &arn);
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.amazon.eventstream"));
     set(headers, EXECUTED, &version);
     set(headers, REQUEST_ID, id.as_str());

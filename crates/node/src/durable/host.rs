@@ -27,6 +27,11 @@ impl Host for NodeHost {
         Some(Meant { version: version.label(), durable })
     }
 
+    fn is_durable(&self, function: &FunctionName) -> bool {
+        let fields = self.registry.resolve(function).and_then(|v| v.fields.clone());
+        fields.is_some_and(|fields| fields.durable.is_some())
+    }
+
     fn run(&self, mut invocation: Invocation<Bytes>) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
         let version = self.registry.resolve_qualified(&invocation.function, invocation.qualifier(), 0.0);
         if version.is_some_and(|v| v.config.convention == Convention::Request) {

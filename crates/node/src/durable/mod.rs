@@ -82,6 +82,8 @@ pub struct Meant {
 pub trait Host: Send + Sync + 'static {
     /// What this function and qualifier mean; `None`: there is no such thing.
     fn meant(&self, function: &FunctionName, qualifier: Option<&str>) -> Option<Meant>;
+    /// Whether a function is durable: all its versions are, or none.
+    fn is_durable(&self, function: &FunctionName) -> bool;
     /// Runs an invocation to its end.
     fn run(&self, invocation: Invocation<Bytes>) -> Boxed<'_, Result<Outcome<Bytes>, Error>>;
     /// The runtime of a function.
@@ -360,9 +362,9 @@ impl Durable {
         }
     }
 
-    /// Whether a call of this function is the beginning of an execution.
-    pub fn concerns(&self, function: &FunctionName, qualifier: Option<&str>) -> bool {
-        self.core.host.meant(function, qualifier).is_some_and(|meant| meant.durable.is_some())
+    /// Whether a call of this function is the beginning of an execution. From memory: it is asked for on every invocation.
+    pub fn concerns(&self, function: &FunctionName) -> bool {
+        self.core.host.is_durable(function)
     }
 
     /// Takes nothing more and starts nothing more; callers that wait for an end are told.
