@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use offshoot_model::FunctionName;
-use offshoot_node::catalog::{Code, NewFunction, Patch, View};
+use offshoot_node::catalog::{Code, DurablePatch, NewFunction, Patch, View};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -444,13 +444,14 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
 }
 
 /// `DurableConfig`; an empty one says nothing.
-fn durable(shape: DurableShape) -> Result<Option<(Option<u64>, Option<u32>)>, AwsError> {
+fn durable(shape: DurableShape) -> Result<Option<DurablePatch>, AwsError> {
     if shape.kms_key_arn.as_deref().is_some_and(|k| !k.is_empty()) {
         return Err(AwsError::unsupported("DurableConfig.KMSKeyArn (encryption with a key of one's own)"));
     }
     let timeout = in_range(shape.execution_timeout, "durableConfig.executionTimeout", 1, 31_622_400)?;
     let days = in_range(shape.retention_period_in_days, "durableConfig.retentionPeriodInDays", 1, 90)?;
-    Ok((timeout.is_some() || days.is_some()).then(|| (timeout.map(u64::from), days)))
+    let patch = DurablePatch { execution_timeout: timeout.map(u64::from), retention_period_in_days: days };
+    Ok(Some(patch).filter(|patch| *patch != DurablePatch::default()))
 }
 
 #[cfg(test)]

@@ -61,8 +61,17 @@ pub struct Patch {
     pub snap_start: Option<bool>,
     /// An ARN; empty removes it.
     pub dead_letter: Option<String>,
-    /// What makes it durable: seconds and days, the members that were given.
-    pub durable: Option<(Option<u64>, Option<u32>)>,
+    /// What makes it durable.
+    pub durable: Option<DurablePatch>,
+}
+
+/// The members of a `DurableConfig` that were given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DurablePatch {
+    /// How long an execution may take, in seconds.
+    pub execution_timeout: Option<u64>,
+    /// How long it is kept after its end, in days.
+    pub retention_period_in_days: Option<u32>,
 }
 
 /// Code that comes with a change.
@@ -656,24 +665,21 @@ fn over(patch: &Patch, mut config: FunctionConfig, mut fields: Fields) -> (Funct
 /// How long executions are kept that nobody said it of, in days.
 const RETENTION_DAYS: u32 = 14;
 
-fn made_durable((timeout, days): (Option<u64>, Option<u32>)) -> Result<DurableConfig, Fault> {
+fn made_durable(given: DurablePatch) -> Result<DurableConfig, Fault> {
     let missing = || fault(Rule::Invalid, "DurableConfig needs an ExecutionTimeout, in seconds.");
     Ok(DurableConfig {
-        execution_timeout: timeout.ok_or_else(missing)?,
-        retention_period_in_days: days.unwrap_or(RETENTION_DAYS),
+        execution_timeout: given.execution_timeout.ok_or_else(missing)?,
+        retention_period_in_days: given.retention_period_in_days.unwrap_or(RETENTION_DAYS),
     })
 }
 
 /// A function is durable from its beginning or not at all (AWS).
-fn still_durable(
-    before: Option<DurableConfig>,
-    patch: Option<(Option<u64>, Option<u32>)>,
-) -> Result<Option<DurableConfig>, Fault> {
+fn still_durable(before: Option<DurableConfig>, patch: Option<DurablePatch>) -> Result<Option<DurableConfig>, Fault> {
     match (before, patch) {
         (before, None) => Ok(before),
-        (Some(before), Some((timeout, days))) => Ok(Some(DurableConfig {
-            execution_timeout: timeout.unwrap_or(before.execution_timeout),
-            retention_period_in_days: days.unwrap_or(before.retention_period_in_days),
+        (Some(before), Some(given)) => Ok(Some(DurableConfig {
+            execution_timeout: given.execution_timeout.unwrap_or(before.execution_timeout),
+            retention_period_in_days: given.retention_period_in_days.unwrap_or(before.retention_period_in_days),
         })),
         (None, Some(_)) => {
             let text =

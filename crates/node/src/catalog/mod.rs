@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::registry::store::{Document, Draft, StoredDocument};
 use crate::registry::{Registry, Version, now_ms};
-pub use functions::{Code, NewFunction, Patch, Progress, View};
+pub use functions::{Code, DurablePatch, NewFunction, Patch, Progress, View};
 pub use layers::{LayerContent, NewLayer};
 pub use mappings::MappingView;
 pub use settings::{ProvisionedView, UrlChange, UrlView};

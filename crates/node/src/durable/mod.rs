@@ -129,7 +129,7 @@ impl From<Refused> for Error {
 pub struct Start {
     /// Which function.
     pub function: FunctionName,
-    /// Which version: `$LATEST`, a number or an alias. AWS asks for one.
+    /// Which version: `$LATEST`, a number or an alias; `None` is `$LATEST`. That AWS's callers have to name one is their dialect's rule.
     pub qualifier: Option<String>,
     /// Its name; made up where there is none.
     pub name: Option<String>,
@@ -433,9 +433,6 @@ impl Core {
         let Some(config) = meant.durable else {
             return Err(Refused::Invalid(format!("The function {function} is not durable: it has no DurableConfig.")));
         };
-        if start.qualifier.is_none() {
-            return Err(Refused::Invalid("You cannot invoke a durable function using an unqualified ARN.".into()));
-        }
         start.name.as_deref().map_or(Ok(()), check_name)?;
         let id = random_id()?;
         let name = start.name.clone().unwrap_or_else(|| id.clone());

@@ -562,9 +562,7 @@ async fn executions_go_on_with_the_next_server() {
 async fn what_cannot_begin_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let durable = stage(dir.path(), counts(0));
-    let unqualified = Start { qualifier: None, ..start("f", None) };
     for (asked, wanted) in [
-        (unqualified, "unqualified ARN"),
         (start("plain", None), "is not durable"),
         (start("nobody", None), "Function not found"),
         (start("f", Some("")), "1 to 64"),
@@ -574,7 +572,9 @@ async fn what_cannot_begin_says_why() {
         let said = format!("{:?}", durable.begin(asked).await.unwrap_err());
         assert!(said.contains(wanted), "{wanted}: {said}");
     }
-    let (started, head) = durable.invoke(start("f", None)).await.unwrap();
+    let unqualified = Start { qualifier: None, ..start("f", None) };
+    let (started, head) = durable.invoke(unqualified).await.unwrap();
+    assert!(started.arn.contains(":f:$LATEST/"), "{}", started.arn);
     assert_eq!((head.status, head.result.as_deref()), (Status::Succeeded, Some("0")));
     assert!(matches!(durable.get(&started.arn.replace(":f:", ":g:")).await, Err(Refused::NotFound(_))));
     assert!(matches!(durable.get("x").await, Err(Refused::Invalid(_))));

@@ -286,7 +286,7 @@ impl Operation {
                 "ExecutionDetails"
             }
             Kind::Context => {
-                put("ReplayChildren", self.replay_children.then(|| json!(true)));
+                put("ReplayChildren", self.replay_children.then_some(Value::Bool(true)));
                 put("Result", result);
                 put("Error", error);
                 "ContextDetails"
