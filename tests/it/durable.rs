@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Conn, Lang, Random, Server, aws_clients, base64, eventually, root, skip, zip_of, zip_of_dir};
+use crate::harness::{
+    Conn, Lang, Random, Server, aws_clients, base64, binary, eventually, root, skip, zip_of, zip_of_dir,
+};
 
 const ROLE: &str = "arn:aws:iam::000000000000:role/r";
 const FUNCTIONS: &str = "/2015-03-31/functions";
@@ -266,6 +268,35 @@ fn the_protocol_answers_as_the_sdks_expect() {
         let text = end["Result"].as_str().or(end["Error"]["ErrorMessage"].as_str()).unwrap();
         assert!(text.contains(said), "{answer}: {end}");
     }
+}
+
+#[test]
+fn every_dialect_begins_executions_and_the_command_line_shows_them() {
+    let server = Server::start(&[]);
+    create(&server, "native", PROTOCOL);
+    let event = json!({"do": "", "answer": {"Status": "SUCCEEDED", "Result": "\"done\""}}).to_string();
+    assert_eq!(server.native("native", &event).expect(200).json(), json!("done"));
+    let headers = [("Offshoot-Invocation-Type", "Event")];
+    server.request("POST", "/v1/functions/native/invoke", &headers, event.as_bytes()).expect(202);
+    let offshoot = |args: &[&str]| {
+        let server = format!("http://127.0.0.1:{}", server.port);
+        let done = Command::new(binary()).args(args).args(["--server", &server]).output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    eventually("both have ended", Duration::from_secs(30), || {
+        let (code, said) = offshoot(&["executions", "ls", "native", "--status", "succeeded"]);
+        assert_eq!(code, 0, "{said}");
+        said.lines().filter(|l| l.starts_with("succeeded")).count() == 2
+    });
+    let running = begin(&server, "native", &json!({"do": "shows", "seconds": 30}));
+    let (code, said) = offshoot(&["executions", "stop", &running, "--reason", "enough"]);
+    assert_eq!((code, said.starts_with("ended ")), (0, true), "{said}");
+    let (_, said) = offshoot(&["executions", "history", &running]);
+    assert!(said.contains("ExecutionStopped") && said.contains("enough"), "{said}");
+    let (_, said) = offshoot(&["executions", "show", &running]);
+    assert!(said.contains("STOPPED"), "{said}");
+    let (code, said) = offshoot(&["executions", "show", &format!("{running}0")]);
+    assert_eq!((code, said.contains("does not exist")), (4, true), "{said}");
 }
 
 // ── kill -9 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
