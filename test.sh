@@ -7,6 +7,7 @@ cd "$(dirname "$0")"
 scripts/clients.sh
 scripts/aws_server.sh
 scripts/ruby.sh
+scripts/durable.sh
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -14,8 +14,8 @@ use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome
 use offshoot_node::queue::Pace;
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
-    Catalog, DeployRequest, Deployed, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue, QueueSettings,
-    Roles, Settings, Streamed, Version, Warm,
+    Catalog, DeployRequest, Deployed, Durable, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue,
+    QueueSettings, Roles, Settings, Streamed, Version, Warm,
 };
 use offshoot_sandbox::process::Without;
 use tokio::net::TcpListener;
@@ -265,6 +265,9 @@ impl Backend for Served {
     }
     fn queue(&self) -> &Queue {
         self.node.queue()
+    }
+    fn durable(&self) -> &Durable {
+        self.node.durable()
     }
     fn logs(&self) -> &LogStore {
         self.node.logs()

@@ -258,13 +258,20 @@ impl Client {
     /// The error that a server answered.
     fn refusal(&self, status: StatusCode, body: &[u8]) -> CliError {
         let answer: Value = serde_json::from_slice(body).unwrap_or_default();
-        let Some(sentence) = answer["error"].as_str() else { return self.stranger(status) };
+        // AWS's dialect, which some verbs speak, names its sentence otherwise, and says whose fault it is.
+        let aws = || answer["message"].as_str().or(answer["Message"].as_str()).filter(|_| answer["Type"].is_string());
+        let Some(sentence) = answer["error"].as_str().or_else(aws) else { return self.stranger(status) };
         let sentence = printable(sentence, false);
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return CliError::new(Exit::Unreachable, answer["kind"].as_str().unwrap_or("denied"), sentence)
                 .hint("give the server's token with OFFSHOOT_TOKEN or --token-file");
         }
-        let by_status = if status == StatusCode::NOT_FOUND { "not-found" } else { "internal" };
+        let by_status = match status {
+            StatusCode::NOT_FOUND => "not-found",
+            StatusCode::BAD_REQUEST => "invalid-input",
+            StatusCode::TOO_MANY_REQUESTS => "throttled",
+            _ => "internal",
+        };
         let kind = answer["kind"].as_str().unwrap_or(by_status);
         CliError::server(kind, sentence).maybe_hint(hint_for(kind).map(str::to_owned))
     }

@@ -8,6 +8,7 @@ mod completion;
 mod deploy;
 mod doctor;
 pub mod error;
+mod executions;
 pub mod hidden;
 mod invoke;
 mod keys;
@@ -118,6 +119,9 @@ enum Verb {
     Logs(logs::Args),
     /// Look after asynchronous invocations
     Queue(queue::Args),
+    /// Look after durable executions
+    #[command(alias = "execution")]
+    Executions(executions::Args),
     /// Make and remove access keys for clients that sign as for AWS
     #[command(alias = "key")]
     Keys(keys::Args),
@@ -186,6 +190,7 @@ fn run(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Rm(args) => rm::run(args, context),
         Verb::Logs(args) => logs::run(args, context),
         Verb::Queue(args) => queue::run(args, context),
+        Verb::Executions(args) => executions::run(args, context),
         Verb::Keys(args) => keys::run(args, context),
         Verb::Doctor(args) => doctor::run(args, context),
         Verb::Completion(args) => completion::run(args, context),

@@ -299,9 +299,10 @@ def settings():
     usage = client.get_account_settings()
     assert usage["AccountUsage"]["FunctionCount"] >= 1 and usage["AccountLimit"]["ConcurrentExecutions"] == 1000
     for unsupported in (
-        lambda: client.list_durable_executions_by_function(FunctionName="settings"),
+        lambda: client.list_capacity_providers(),
     ):
         refused("UnsupportedOperationException", unsupported)
+    assert client.list_durable_executions_by_function(FunctionName="settings")["DurableExecutions"] == []
 
 
 # Prints the event that it gets, for `lines` to find.

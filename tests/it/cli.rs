@@ -417,7 +417,9 @@ fn output_suits_pipes() {
 #[test]
 fn golden_help() {
     let mut text = alone(&["--help"]).exits(0).out;
-    for verb in ["serve", "deploy", "invoke", "ls", "show", "rm", "logs", "queue", "keys", "doctor", "completion"] {
+    for verb in
+        ["serve", "deploy", "invoke", "ls", "show", "rm", "logs", "queue", "executions", "keys", "doctor", "completion"]
+    {
         let mut command = command(None, &[verb, "--help"]);
         command.env("COLUMNS", "120");
         let help = finish(command, None).exits(0).out;

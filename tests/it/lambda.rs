@@ -338,14 +338,19 @@ fn errors_have_awss_shapes() {
         ),
         (
             "GET",
-            "/2025-12-01/durable-executions/a%2Fb/state".into(),
+            "/2025-12-01/durable-executions/a%2Fb".into(),
+            json!({}),
+            400,
+            "InvalidParameterValueException",
+            user("message", "Invalid Durable Execution ARN"),
+        ),
+        (
+            "POST",
+            "/2025-12-01/durable-executions/a%2Fb/pause".into(),
             json!({}),
             400,
             "UnsupportedOperationException",
-            user(
-                "message",
-                "Durable execution (GET /2025-12-01/durable-executions/a/b/state) is not supported by this server.",
-            ),
+            user("message", "PauseDurableExecution is not supported by this server."),
         ),
         (
             "GET",

@@ -12,6 +12,7 @@ mod cli;
 mod conventions;
 mod crash;
 mod custom_runtimes;
+mod durable;
 mod emulator;
 mod exact;
 mod examples;

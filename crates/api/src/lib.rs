@@ -40,7 +40,7 @@ use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::QueuedCall;
 use offshoot_node::{
-    Catalog, DeployRequest, Deployed, Keyring, LogStore, Metrics, Queue, Roles, Settings, Streamed, Version,
+    Catalog, DeployRequest, Deployed, Durable, Keyring, LogStore, Metrics, Queue, Roles, Settings, Streamed, Version,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -80,6 +80,8 @@ pub trait Backend: Send + Sync + 'static {
     fn enqueue(&self, call: QueuedCall) -> impl Future<Output = Result<(), Error>> + Send {
         self.queue().accept(call)
     }
+    /// Durable executions.
+    fn durable(&self) -> &Durable;
     /// The access keys.
     fn keys(&self) -> &Keyring;
     /// The roles that clients wrote.

@@ -5,8 +5,10 @@
 
 mod assets;
 pub mod catalog;
+pub mod durable;
 pub mod invoker;
 pub mod keys;
+mod ledger;
 pub mod node;
 pub mod observe;
 pub mod pool;
@@ -21,6 +23,7 @@ pub mod sources;
 pub mod templates;
 
 pub use catalog::Catalog;
+pub use durable::Durable;
 pub use invoker::{Invoker, ReplyStream, Streamed};
 pub use keys::Keyring;
 pub use node::{Deployed, Node, NodeConfig, QueueSettings, Warm};

@@ -16,6 +16,7 @@ use offshoot_sandbox::{Cgroups, Driver, DriverConfig};
 
 use crate::assets;
 use crate::catalog::{Catalog, Made};
+use crate::durable::{self, Durable};
 use crate::invoker::{Invoker, Streamed};
 use crate::keys::Keyring;
 use crate::observe::{LogStore, Metrics};
@@ -98,6 +99,7 @@ pub struct Node {
     warm: Warm,
     queue: Queue,
     sources: Sources,
+    durable: Durable,
     keys: Keyring,
     roles: Roles,
     /// Deployments and changes that have begun and not ended.
@@ -154,7 +156,10 @@ impl Node {
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
         // The queue's file is looked at while the rest starts: on a new one the disk has several things to do.
         let (queue_dir, pace) = (data_dir.clone(), queue.pace);
-        let opening = std::thread::spawn(move || Opened::open(&queue_dir, pace));
+        let executions_dir = data_dir.clone();
+        let opening = std::thread::spawn(move || {
+            Opened::open(&queue_dir, pace).and_then(|queue| Ok((queue, durable::Opened::open(&executions_dir)?)))
+        });
         let logs = LogStore::open(&data_dir.join("logs"), limits.function_log_bytes)?;
         let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let queue_metrics = QueueMetrics::default();
@@ -188,10 +193,19 @@ impl Node {
         let shared = Shared::new(driver, templates, runtimes, registry, Arc::new(logs), metrics, limits, pool);
         let invoker = Arc::new(Invoker::new(shared.clone()));
         let (catalog, made) = Catalog::new(shared.registry.clone(), shared.settings.place.clone());
-        let host = NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), catalog: catalog.clone() };
         let lost = |_| Error::new(ErrorKind::Internal, "the queue could not be opened: see the server's log");
-        let opened = opening.join().map_err(lost)??;
-        let host = Arc::new(host);
+        let (opened, executions) = opening.join().map_err(lost)??;
+        let place = shared.settings.place.clone();
+        let own = durable::NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), place };
+        // Half of what the server runs at once stays for those who call plain functions.
+        let durable = Durable::start(executions, Arc::new(own), (shared.limits.concurrency / 2).clamp(1, 256));
+        shared.durable.set(durable.gate()).ok();
+        let host = Arc::new(NodeHost {
+            invoker: invoker.clone(),
+            registry: shared.registry.clone(),
+            catalog: catalog.clone(),
+            durable: durable.clone(),
+        });
         let parts = Parts {
             host: host.clone(),
             remote,
@@ -210,6 +224,7 @@ impl Node {
             warm,
             queue,
             sources,
+            durable,
             keys,
             roles,
             changing: AtomicUsize::new(0),
@@ -253,6 +268,11 @@ impl Node {
     /// Asynchronous invocations.
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// Durable executions.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
     }
 
     /// Access keys.
@@ -320,14 +340,24 @@ impl Node {
         Ok(())
     }
 
-    /// Calls a function.
+    /// Calls a function; of a durable one, begins an execution and waits for its end.
     pub async fn invoke(&self, mut invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
         self.catalog.count_run(&mut invocation)?;
+        if self.durable.concerns(&invocation.function) {
+            return Box::pin(self.durable.call(invocation, None))
+                .await
+                .map(|(_, outcome)| outcome)
+                .map_err(Error::from);
+        }
         self.invoker.invoke(invocation).await
     }
 
     /// Calls a function and takes its answer as it comes, where it comes in pieces.
-    pub async fn invoke_streaming(&self, invocation: Invocation<Bytes>) -> Result<Streamed, Error> {
+    pub async fn invoke_streaming(&self, mut invocation: Invocation<Bytes>) -> Result<Streamed, Error> {
+        if self.durable.concerns(&invocation.function) {
+            return self.invoke(invocation).await.map(Streamed::Whole);
+        }
+        self.catalog.count_run(&mut invocation)?;
         self.invoker.invoke_streaming(invocation).await
     }
 
@@ -335,6 +365,7 @@ impl Node {
     pub async fn drain(&self, limit: Duration) -> usize {
         self.sources.stop();
         self.queue.close();
+        self.durable.close();
         self.invoker.drain();
         let began = Instant::now();
         // What has begun to be deployed is deployed, and whoever waits for that is answered.
@@ -343,12 +374,14 @@ impl Node {
         }
         self.queue.settled(limit.saturating_sub(began.elapsed())).await;
         self.sources.settled(limit.saturating_sub(began.elapsed())).await;
+        self.durable.settled(limit.saturating_sub(began.elapsed())).await;
         self.invoker.in_flight()
     }
 
     /// Ends everything and leaves nothing behind. Blocks for as long as processes take to die.
     pub fn shut_down(&self) {
         self.queue.abandon();
+        self.durable.abandon();
         for pool in self.shared.living_pools() {
             pool.kill_all();
         }

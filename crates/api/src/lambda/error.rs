@@ -4,6 +4,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use offshoot_model::{Error, ErrorKind};
 use offshoot_node::catalog::{Fault, Rule};
+use offshoot_node::durable::Refused;
 use serde_json::{Map, Value};
 
 use crate::body::BodyError;
@@ -129,6 +130,8 @@ fn capital(code: &str) -> bool {
             | "InvalidRuntimeException"
             | "RecursiveInvocationException"
             | "ResourceNotReadyException"
+            | "DurableExecutionAlreadyStartedException"
+            | "CallbackTimeoutException"
     )
 }
 
@@ -180,6 +183,18 @@ impl From<Error> for AwsError {
             tracing::error!(kind = error.kind.code(), source, "{}", made.message.as_deref().unwrap_or(""));
         }
         made
+    }
+}
+
+impl From<Refused> for AwsError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(text) => Self::invalid(text),
+            Refused::NotFound(text) => Self::not_found(text),
+            Refused::AlreadyStarted(text) => Self::new(409, "DurableExecutionAlreadyStartedException", text),
+            Refused::CallbackOver(text) => Self::new(400, "CallbackTimeoutException", text),
+            Refused::Platform(error) => error.into(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use offshoot_model::FunctionName;
-use offshoot_node::catalog::{Code, NewFunction, Patch, View};
+use offshoot_node::catalog::{Code, DurablePatch, NewFunction, Patch, View};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -76,6 +76,15 @@ struct LoggingShape {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
+struct DurableShape {
+    execution_timeout: Option<i64>,
+    retention_period_in_days: Option<i64>,
+    #[serde(rename = "KMSKeyArn")]
+    kms_key_arn: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 struct VpcShape {
     subnet_ids: Vec<String>,
     security_group_ids: Vec<String>,
@@ -103,7 +112,7 @@ struct ConfigShape {
     image_config: Option<Value>,
     #[serde(rename = "KMSKeyArn")]
     kms_key_arn: Option<String>,
-    durable_config: Option<Value>,
+    durable_config: Option<DurableShape>,
     capacity_provider_config: Option<Value>,
     tenancy_config: Option<Value>,
     revision_id: Option<String>,
@@ -393,7 +402,6 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
     }
     for (name, value) in [
         ("ImageConfig", &shape.image_config),
-        ("DurableConfig", &shape.durable_config),
         ("CapacityProviderConfig", &shape.capacity_provider_config),
         ("TenancyConfig", &shape.tenancy_config),
     ] {
@@ -436,7 +444,19 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
         snap_start: snap_start.map(|s| s == "PublishedVersions"),
         // An empty one leaves the target as it is; an empty target removes it (recorded from AWS).
         dead_letter: shape.dead_letter_config.and_then(|d| d.target_arn),
+        durable: shape.durable_config.map(durable).transpose()?.flatten(),
     })
+}
+
+/// `DurableConfig`; an empty one says nothing.
+fn durable(shape: DurableShape) -> Result<Option<DurablePatch>, AwsError> {
+    if shape.kms_key_arn.as_deref().is_some_and(|k| !k.is_empty()) {
+        return Err(AwsError::unsupported("DurableConfig.KMSKeyArn (encryption with a key of one's own)"));
+    }
+    let timeout = in_range(shape.execution_timeout, "durableConfig.executionTimeout", 1, 31_622_400)?;
+    let days = in_range(shape.retention_period_in_days, "durableConfig.retentionPeriodInDays", 1, 90)?;
+    let patch = DurablePatch { execution_timeout: timeout.map(u64::from), retention_period_in_days: days };
+    Ok(Some(patch).filter(|patch| *patch != DurablePatch::default()))
 }
 
 #[cfg(test)]
@@ -465,6 +485,9 @@ mod tests {
             (r#"{"TracingConfig":{"Mode":"x"}}"#, "enum value set: [Active, PassThrough]"),
             (r#"{"VpcConfig":{"SubnetIds":["subnet-1"]}}"#, "VpcConfig is not supported"),
             (r#"{"FileSystemConfigs":[{}]}"#, "FileSystemConfigs is not supported"),
+            (r#"{"DurableConfig":{"ExecutionTimeout":0}}"#, "'durableConfig.executionTimeout'"),
+            (r#"{"DurableConfig":{"RetentionPeriodInDays":91}}"#, "'durableConfig.retentionPeriodInDays'"),
+            (r#"{"DurableConfig":{"ExecutionTimeout":1,"KMSKeyArn":"arn:aws:kms:x"}}"#, "KMSKeyArn"),
             (r#"{"MemorySize":"x"}"#, "SerializationException"),
         ] {
             let error = format!("{:?}", of(document).unwrap_err());

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use offshoot_model::{Answer, CallContext, Convention, FunctionName, HttpPart, Invocation, Outcome, RequestId};
 use offshoot_node::Streamed;
+use offshoot_node::durable::Start;
 use offshoot_node::queue::{Context, QueuedCall};
 
 use super::error::AwsError;
@@ -25,6 +26,7 @@ const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const EXECUTED: HeaderName = HeaderName::from_static("x-amz-executed-version");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+const DURABLE_ARN: HeaderName = HeaderName::from_static("x-amz-durable-execution-arn");
 
 /// Longest client context, in bytes of base64 (AWS).
 const MAX_CONTEXT: usize = 3583;
@@ -68,6 +70,10 @@ struct Ready {
     kind: Kind,
     tail: bool,
     trace: String,
+    /// The function is durable.
+    durable: bool,
+    /// The name that the execution is to have.
+    name: Option<String>,
 }
 
 /// `Invoke`.
@@ -75,6 +81,7 @@ pub(super) async fn invoke<B: Backend>(mut ask: Ask<'_, B>, segment: &str) -> Re
     let ready = prepare(&mut ask, segment).await?;
     let (id, trace) = (ready.invocation.id.clone(), ready.trace.clone());
     let mut answer = match ready.kind {
+        Kind::Event | Kind::RequestResponse if ready.durable => Box::pin(begin(&ask, ready)).await?,
         Kind::DryRun => reply::empty(StatusCode::NO_CONTENT),
         Kind::Event => {
             ask.call.backend().enqueue(queued(ready.invocation)).await?;
@@ -88,6 +95,22 @@ pub(super) async fn invoke<B: Backend>(mut ask: Ask<'_, B>, segment: &str) -> Re
     };
     set(answer.headers_mut(), REQUEST_ID, id.as_str());
     set(answer.headers_mut(), TRACE_ID, &trace);
+    Ok(answer)
+}
+
+/// A call of a durable function: an execution is begun, or the one of this name is found, and waited for unless it is an event.
+async fn begin<B: Backend>(ask: &Ask<'_, B>, ready: Ready) -> Result<Reply, AwsError> {
+    let durable = ask.call.backend().durable();
+    let (arn, mut answer) = if ready.kind == Kind::Event {
+        let started = durable.begin(Start::of(ready.invocation, ready.name)).await?;
+        let mut answer = reply::empty(StatusCode::ACCEPTED);
+        set(answer.headers_mut(), EXECUTED, &started.version);
+        (started.arn, answer)
+    } else {
+        let (started, outcome) = durable.call(ready.invocation, ready.name).await?;
+        (started.arn, buffered(outcome, ready.tail))
+    };
+    set(answer.headers_mut(), DURABLE_ARN, &arn);
     Ok(answer)
 }
 
@@ -116,12 +139,22 @@ pub(super) async fn streaming<B: Backend>(mut ask: Ask<'_, B>, segment: &str) ->
         let text = "Member must satisfy enum value set: [RequestResponse, DryRun]";
         return Err(AwsError::constraint("Event", "invocationType", text));
     }
-    let (version, body) = match ask.call.backend().invoke_streaming(ready.invocation).await? {
+    let (arn, called) = match ready.durable {
+        true => {
+            let (started, outcome) = Box::pin(ask.call.backend().durable().call(ready.invocation, ready.name)).await?;
+            (Some(started.arn), Streamed::Whole(outcome))
+        }
+        false => (None, ask.call.backend().invoke_streaming(ready.invocation).await?),
+    };
+    let (version, body) = match called {
         Streamed::Whole(outcome) => (outcome.version, ReplyBody::whole(stream_of(outcome, tail))),
         Streamed::Stream(stream) => (stream.version, ReplyBody::function(FunctionBody::events(stream, tail))),
     };
     let mut answer = stream::event_stream(body);
     let headers = answer.headers_mut();
+    if let Some(arn) = arn {
+        set(headers, DURABLE_ARN, &arn);
+    }
     set(headers, EXECUTED, &version_of(version));
     set(headers, REQUEST_ID, id.as_str());
     Ok(answer)
@@ -166,21 +199,27 @@ async fn prepare<B: Backend>(ask: &mut Ask<'_, B>, segment: &str) -> Result<Read
     let (function, qualifier) = ask.function(segment).map_err(with_latest)?;
     let headers = &ask.call.parts.headers;
     let kind = Kind::of(headers)?;
-    if headers.contains_key(DURABLE) {
-        return Err(AwsError::unsupported("Durable execution (X-Amz-Durable-Execution-Name)"));
-    }
+    let name = headers.get(DURABLE).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
     let tail = headers.get(LOG_TYPE).is_some_and(|v| v == "Tail");
     let client_context = client_context(headers)?;
     let id = ids::request_id()?;
     let trace = trace(headers, &id);
     let shown = qualifier.as_deref().unwrap_or("$LATEST").to_owned();
     let version = ask.catalog().resolve(&function, qualifier.as_deref(), offshoot_node::catalog::FIRST);
-    let convention = version.map_err(|_| ask.catalog().missing(&function, Some(&shown)))?.config.convention;
+    let version = version.map_err(|_| ask.catalog().missing(&function, Some(&shown)))?;
+    let convention = version.config.convention;
+    let durable = version.fields.as_deref().is_some_and(|fields| fields.durable.is_some());
+    if name.is_some() && !durable {
+        return Err(AwsError::invalid("DurableExecutionName is for durable functions: this one has no DurableConfig."));
+    }
+    if durable && qualifier.is_none() {
+        return Err(AwsError::invalid("You cannot invoke a durable function using an unqualified ARN."));
+    }
     let payload = payload(ask, kind).await?;
     let http = (convention == Convention::Request).then(|| posted(&function));
     let context = CallContext { qualifier, client_context, identity: None, trace: Some(trace.clone()) };
     let invocation = Invocation { id, function, http, payload, context: Some(Box::new(context)) };
-    Ok(Ready { invocation, kind, tail, trace })
+    Ok(Ready { invocation, kind, tail, trace, durable, name })
 }
 
 /// Invocations name `$LATEST` where nothing else was named.

@@ -6,6 +6,7 @@
 
 mod aliases;
 mod concurrency;
+mod durable;
 mod error;
 mod event_invoke;
 mod event_sources;
@@ -196,6 +197,11 @@ async fn manage<B: Backend>(ask: Ask<'_, B>, method: &Method, parts: &[&str]) ->
         [_, "code-signing-configs", ..] => signing::route(ask, method, &parts[2..]).await,
         [_, "account-settings"] if method == Method::GET => settings::account(ask),
         [_, "tags", arn] => tags::route(ask, method, arn).await,
+        [_, "durable-executions", arn, ref verb @ ..] => durable::execution(ask, method, arn, verb).await,
+        [_, "durable-execution-callbacks", id, verb] if method == Method::POST => {
+            durable::callback(ask, id, verb).await
+        }
+        [_, "functions", name, "durable-executions"] if method == Method::GET => durable::list(ask, name).await,
         [_, "layers", ..] => layers::route(ask, method, &parts[2..]).await,
         [_, "event-source-mappings"] => event_sources::collection(ask, method).await,
         [_, "event-source-mappings", uuid] => event_sources::one(ask, method, uuid).await,
@@ -208,9 +214,6 @@ fn unserved(method: &Method, parts: &[&str]) -> AwsError {
     let operation = match *parts {
         [_, "capacity-providers", ..] => "Capacity providers",
         [_, "functions", _, "function-scaling-config"] => "Scaling configuration of capacity providers",
-        [_, "durable-executions", ..]
-        | [_, "durable-execution-callbacks", ..]
-        | [_, "functions", _, "durable-executions"] => "Durable execution",
         _ => "",
     };
     if operation.is_empty() {
@@ -278,8 +281,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_says_its_name() {
-        let said = format!("{:?}", unserved(&Method::GET, &["2025-12-01", "durable-executions", "x", "state"]));
-        assert!(said.contains("Durable execution") && said.contains("UnsupportedOperationException"), "{said}");
+        let said = format!("{:?}", unserved(&Method::GET, &["2025-11-30", "capacity-providers"]));
+        assert!(said.contains("Capacity providers") && said.contains("UnsupportedOperationException"), "{said}");
         assert!(unserved(&Method::GET, &["2015-03-31", "nothing"]).is_not_found());
     }
 }

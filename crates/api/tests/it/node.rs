@@ -13,8 +13,9 @@ use offshoot_model::function::defaults;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
     Answer, CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionError, FunctionName, HttpReply,
-    Invocation, Limits, Network, Outcome, Phases, Report, RuntimeName, SandboxKind, StartKind,
+    Invocation, Limits, Network, Outcome, Phases, Place, Report, RuntimeName, SandboxKind, StartKind,
 };
+use offshoot_node::durable::{self, Durable};
 use offshoot_node::observe::LogEntry;
 use offshoot_node::queue::{
     Boxed, Context, EventInvokeConfig, Host, NoCarrier, Opened, Pace, QueueLimits, QueueMetrics,
@@ -30,6 +31,7 @@ pub struct Node {
     functions: Mutex<BTreeMap<FunctionName, Arc<Version>>>,
     logs: LogStore,
     queue: Queue,
+    durable: Durable,
     keys: Keyring,
     roles: Roles,
     metrics: Metrics,
@@ -90,6 +92,27 @@ impl Host for Refusing {
     }
 }
 
+/// No function of this node is durable.
+struct NotDurable(Place);
+
+impl durable::Host for NotDurable {
+    fn meant(&self, _: &FunctionName, _: Option<&str>) -> Option<durable::Meant> {
+        None
+    }
+    fn is_durable(&self, _: &FunctionName) -> bool {
+        false
+    }
+    fn run(&self, _: Invocation<Bytes>) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
+        Box::pin(async { Err(Error::new(ErrorKind::InvalidInput, "not here")) })
+    }
+    fn runtime(&self, _: &FunctionName) -> Option<RuntimeName> {
+        None
+    }
+    fn place(&self) -> &Place {
+        &self.0
+    }
+}
+
 fn queue(dir: &Path, limits: &Limits) -> Queue {
     let (host, carrier) = (Arc::new(Refusing), Arc::new(NoCarrier));
     let opened = Opened::open(dir, Pace::AWS).unwrap();
@@ -109,6 +132,11 @@ impl Node {
             functions: Mutex::default(),
             logs: LogStore::open(&dir.path().join("logs"), limits.function_log_bytes).unwrap(),
             queue: queue(dir.path(), &limits),
+            durable: Durable::start(
+                durable::Opened::open(dir.path()).unwrap(),
+                Arc::new(NotDurable(Place::default())),
+                1,
+            ),
             keys: Keyring::open(dir.path()).unwrap(),
             roles: Roles::open(dir.path()).unwrap(),
             metrics: Metrics::new("0"),
@@ -256,6 +284,9 @@ impl Backend for Node {
     }
     fn queue(&self) -> &Queue {
         &self.queue
+    }
+    fn durable(&self) -> &Durable {
+        &self.durable
     }
     fn logs(&self) -> &LogStore {
         &self.logs

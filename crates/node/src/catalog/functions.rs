@@ -17,6 +17,7 @@ use super::types::{Entry, Fields, LayerUse, Logging, Published, PublishedDoc};
 use super::{
     Catalog, Fault, Made, Rule, VERSION, check_revision, document, fault, now_ms, page, published, revision_id,
 };
+use crate::durable::DurableConfig;
 use crate::registry::archive::Wrapping;
 use crate::registry::{Change, Registry, Version};
 
@@ -93,6 +94,17 @@ pub struct Patch {
     pub snap_start: Option<bool>,
     /// An ARN; empty removes it.
     pub dead_letter: Option<String>,
+    /// What makes it durable.
+    pub durable: Option<DurablePatch>,
+}
+
+/// The members of a `DurableConfig` that were given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DurablePatch {
+    /// How long an execution may take, in seconds.
+    pub execution_timeout: Option<u64>,
+    /// How long it is kept after its end, in days.
+    pub retention_period_in_days: Option<u32>,
 }
 
 /// Code that comes with a change.
@@ -193,6 +205,7 @@ impl Catalog {
             return Err(fault(Rule::Conflict, format!("Function already exist: {}", new.name)));
         }
         fields.architecture = new.code.architecture.clone().unwrap_or(fields.architecture);
+        fields.durable = new.patch.durable.map(made_durable).transpose()?;
         let mut entry = self.fresh(&new.name);
         entry.doc.tags = new.tags.clone();
         entry.doc.signing = new.signing.clone();
@@ -273,6 +286,7 @@ impl Catalog {
         base.handler = patch.handler.clone().unwrap_or(base.handler);
         let fields = before.fields.as_deref().cloned().unwrap_or_default();
         let (config, mut fields, layers) = self.apply(patch, base, fields)?;
+        fields.durable = still_durable(fields.durable, patch.durable)?;
         let (opt, kept) = self.merge(registry, &before.code, &layers)?;
         fields.layers = layers;
         let mut change = Change::of(Some(&before), config);
@@ -709,6 +723,33 @@ fn over(patch: &Patch, mut config: FunctionConfig, mut fields: Fields) -> (Funct
     }
     fields.logging = logging(patch, fields.logging);
     (config, fields)
+}
+
+/// How long executions are kept that nobody said it of, in days.
+const RETENTION_DAYS: u32 = 14;
+
+fn made_durable(given: DurablePatch) -> Result<DurableConfig, Fault> {
+    let missing = || fault(Rule::Invalid, "DurableConfig needs an ExecutionTimeout, in seconds.");
+    Ok(DurableConfig {
+        execution_timeout: given.execution_timeout.ok_or_else(missing)?,
+        retention_period_in_days: given.retention_period_in_days.unwrap_or(RETENTION_DAYS),
+    })
+}
+
+/// A function is durable from its beginning or not at all (AWS).
+fn still_durable(before: Option<DurableConfig>, patch: Option<DurablePatch>) -> Result<Option<DurableConfig>, Fault> {
+    match (before, patch) {
+        (before, None) => Ok(before),
+        (Some(before), Some(given)) => Ok(Some(DurableConfig {
+            execution_timeout: given.execution_timeout.unwrap_or(before.execution_timeout),
+            retention_period_in_days: given.retention_period_in_days.unwrap_or(before.retention_period_in_days),
+        })),
+        (None, Some(_)) => {
+            let text =
+                "You cannot add DurableConfig to an existing function: a function is made durable when it is created.";
+            Err(fault(Rule::Invalid, text))
+        }
+    }
 }
 
 /// Levels exist for JSON only, and have defaults there (recorded from AWS).

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use crate::registry::store::{Document, Draft, StoredDocument};
 use crate::registry::{Registry, Version, now_ms};
 use crate::sources::Board;
-pub use functions::{Code, FIRST, NewFunction, Patch, Progress, RUNTIMES, View};
+pub use functions::{Code, DurablePatch, FIRST, NewFunction, Patch, Progress, RUNTIMES, View};
 pub use layers::{LayerContent, NewLayer};
 pub use mappings::MappingView;
 pub(crate) use settings::number_of;

@@ -10,6 +10,7 @@ use offshoot_model::{CodeDigest, FunctionConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::durable::DurableConfig;
 use crate::registry::Version;
 
 /// What only AWS's dialect says of a function; versioned with it.
@@ -36,6 +37,8 @@ pub struct Fields {
     pub code_sha256: Option<CodeDigest>,
     /// An environment was given, perhaps an empty one.
     pub environment: bool,
+    /// Set: calls of the function are durable executions. Chosen when the function is made, and for good.
+    pub durable: Option<DurableConfig>,
 }
 
 impl Default for Fields {
@@ -51,6 +54,7 @@ impl Default for Fields {
             dead_letter: None,
             code_sha256: None,
             environment: false,
+            durable: None,
         }
     }
 }

@@ -78,6 +78,8 @@ pub struct Shared {
     crowd: Crowd,
     /// The server has no privilege of its own.
     pub rootless: bool,
+    /// The way of durable functions to their own executions; there once the node has started.
+    pub durable: std::sync::OnceLock<crate::durable::Gate>,
     ids: AtomicU64,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
@@ -117,6 +119,7 @@ impl Shared {
             cores: cores as u32,
             crowd: Crowd::new(),
             rootless,
+            durable: std::sync::OnceLock::new(),
             ids: AtomicU64::new(1),
             pools: Mutex::default(),
             limits,

@@ -21,17 +21,25 @@ const BOOTSTRAPS: &[&str] = &["/var/task/bootstrap", "/opt/bootstrap"];
 const WRAPPER: &str = "AWS_LAMBDA_EXEC_WRAPPER";
 /// The directory of external extensions, in a layer and in the box.
 const EXTENSIONS: &str = "extensions";
+/// Room for the state of a durable execution in an event, in bytes, with its escapes.
+const DURABLE_PAGE: u64 = 32 << 20;
 /// External extensions that are looked at, at most; one more than there may be, so that the surplus is noticed.
 const MAX_LISTED: usize = runtime_api::MAX_EXTENSIONS + 1;
 
 impl Pool {
-    /// Whether this function's box has a Runtime API: a program of its own runs in it, instead of a worker of ours, around
-    /// one (`AWS_LAMBDA_EXEC_WRAPPER`), or beside one (external extensions).
+    /// Whether this function's box has a listener: a program of its own runs in it and speaks the Runtime API, instead of a
+    /// worker of ours, around one (`AWS_LAMBDA_EXEC_WRAPPER`), or beside one (external extensions); or the function is
+    /// durable, and reaches its own executions there.
     pub(super) fn is_served(&self) -> bool {
         let config = &self.version.config;
         config.runtime.language == Language::Provided
             || self.wrapper().is_some()
+            || self.is_durable()
             || !self.external_extensions().is_empty()
+    }
+
+    fn is_durable(&self) -> bool {
+        self.version.fields.as_deref().is_some_and(|fields| fields.durable.is_some())
     }
 
     fn wrapper(&self) -> Option<&String> {
@@ -51,7 +59,13 @@ impl Pool {
         let base = program(installed, Mode::Boot, self.shared.templates.runtime_dir());
         let request = self.request(false);
         let limits = &self.shared.limits;
-        let in_frames = usize::try_from(limits.request_bytes).unwrap_or(usize::MAX);
+        // What an execution was begun with is text in JSON in the event of its invocations.
+        let room = if self.is_durable() {
+            limits.request_bytes.saturating_mul(2) + DURABLE_PAGE
+        } else {
+            limits.request_bytes
+        };
+        let in_frames = usize::try_from(room).unwrap_or(usize::MAX);
         let made = self.shared.driver.start_served(&base, &request, in_frames).await;
         let served = made.map_err(refused)?;
         let provided = config.runtime.language == Language::Provided;
@@ -66,6 +80,7 @@ impl Pool {
             stream_bytes: limits.stream_bytes,
             provided,
             host_network,
+            durable: self.shared.durable.get().filter(|_| self.is_durable()).cloned(),
         };
         let sandbox = runtime_api::serve(served, setup);
         self.load(sandbox, StartKind::Boot, began.elapsed(), false).await

@@ -9,6 +9,7 @@ use offshoot_model::{CallContext, Convention, Error, FunctionName, HttpPart, Inv
 
 use super::{Boxed, Context, EventInvokeConfig, Host};
 use crate::catalog::{Catalog, FIRST};
+use crate::durable::Durable;
 use crate::invoker::Invoker;
 use crate::registry::Registry;
 
@@ -20,6 +21,8 @@ pub struct NodeHost {
     pub registry: Arc<Registry>,
     /// What is set for them.
     pub catalog: Arc<Catalog>,
+    /// What begins executions of durable ones.
+    pub durable: Durable,
 }
 
 impl Host for NodeHost {
@@ -32,6 +35,11 @@ impl Host for NodeHost {
         invocation.context = Some(Box::new(CallContext { qualifier, client_context, trace, identity: None }));
         if let Err(looped) = self.catalog.count_run(&mut invocation) {
             return Box::pin(async move { Err(looped) });
+        }
+        if self.durable.concerns(&invocation.function) {
+            // Named by the item: an item that is run again finds the execution that it began.
+            let name = Some(invocation.id.as_str().to_owned());
+            return Box::pin(self.durable.hand_over(invocation, name));
         }
         Box::pin(self.invoker.invoke(invocation))
     }

@@ -1,7 +1,7 @@
 //! The durable queue of asynchronous invocations: what was accepted is on the disk, is tried as AWS Lambda tries it, and ends
 //! delivered, dead and kept, or removed on request. Nothing vanishes.
 //!
-//! `policy` decides, `schedule` orders, `rows` and `store` keep, `dispatch` does. It runs functions through `Host` and reaches
+//! `policy` decides, `schedule` orders, `rows` keeps (in a ledger), `dispatch` does. It runs functions through `Host` and reaches
 //! the outside through `Carrier`; it never speaks HTTP and never touches an instance.
 
 mod desk;
@@ -13,7 +13,6 @@ mod policy;
 mod record;
 mod rows;
 mod schedule;
-mod store;
 #[cfg(test)]
 mod tests;
 
@@ -35,10 +34,11 @@ pub use metrics::QueueMetrics;
 pub use policy::Pace;
 pub use rows::Which;
 
+use crate::ledger::Ledger;
 use crate::pool::tap::now_ms;
 use desk::Desk;
+use rows::LAYOUT;
 use schedule::Schedule;
-use store::Store;
 
 /// A future behind a trait object.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -203,7 +203,7 @@ impl Totals {
 
 /// What all parts of the queue share.
 struct Core {
-    store: Store,
+    store: Ledger,
     desk: Arc<Desk>,
     host: Arc<dyn Host>,
     carrier: Arc<dyn Carrier>,
@@ -221,7 +221,7 @@ pub struct Queue {
 
 /// A queue's file, looked at and ready.
 pub struct Opened {
-    store: Store,
+    store: Ledger,
     places: Vec<rows::Place>,
     totals: Totals,
     pace: Pace,
@@ -232,12 +232,12 @@ impl Opened {
     /// long as it takes to look at the whole file.
     pub fn open(data_dir: &Path, pace: Pace) -> Result<Opened, Error> {
         let now = now_ms();
-        let (store, (places, totals)) = Store::open(&data_dir.join("queue.db"), |db| {
+        let (store, (places, totals)) = Ledger::open(data_dir, &LAYOUT, |db| {
             let places = rows::resume(db, |times, seq| policy::after_interruption(times, pace, seq as u64, now))?;
             Ok((places, rows::totals(db)?))
         })?;
         if !totals.balanced() {
-            return Err(store::damaged("its counters do not add up to its items"));
+            return Err(LAYOUT.damaged("its counters do not add up to its items"));
         }
         Ok(Opened { store, places, totals, pace })
     }

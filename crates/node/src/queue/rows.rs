@@ -10,6 +10,46 @@ use sha2::{Digest, Sha256};
 
 use super::item::{Condition, Context, Delivery, EventInvokeConfig, State, View};
 use super::{Filter, Totals};
+use crate::ledger::Layout;
+
+/// The queue's file.
+pub(super) const LAYOUT: Layout = Layout { file: "queue.db", noun: "queue", tables: TABLES, schema: 1 };
+
+const TABLES: &str = "
+    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE items (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        function TEXT NOT NULL,
+        qualifier TEXT,
+        http TEXT,
+        client_context TEXT,
+        trace TEXT,
+        settings TEXT,
+        hops INTEGER NOT NULL,
+        own_bytes INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        state INTEGER NOT NULL,
+        accepted_ms INTEGER NOT NULL,
+        born_ms INTEGER NOT NULL,
+        due_ms INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        setbacks INTEGER NOT NULL,
+        interruptions INTEGER NOT NULL,
+        condition TEXT,
+        error TEXT,
+        status INTEGER,
+        deliveries TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX by_function ON items (function, seq);
+    CREATE TABLE bodies (
+        seq INTEGER NOT NULL,
+        part INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        checksum TEXT NOT NULL,
+        PRIMARY KEY (seq, part)
+    ) STRICT;
+";
 
 /// Parts of an item's bytes.
 const EVENT: i64 = 0;

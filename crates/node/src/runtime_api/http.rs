@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::body::{self, Ending};
-use super::extensions;
 use super::state::{Event, Misuse};
 use super::{Environment, Told, stream};
+use super::{durable, extensions};
 
 /// Room for the head of a request, in bytes: clients send causes of errors of up to 1 MiB in one header.
 const MAX_HEAD: usize = (1 << 20) + (64 << 10);
@@ -75,6 +75,9 @@ async fn route(environment: &Arc<Environment>, request: Request<Incoming>) -> Re
                 None => not_found(),
             },
         };
+    }
+    if path.starts_with(durable::PREFIX) {
+        return durable::route(environment, request).await;
     }
     if let Some(rest) = path.strip_prefix(EXTENSION) {
         return extensions::route(environment, rest, request).await;

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::state::Event;
 use super::telemetry::{self, Connecting};
 use super::{Environment, Invoke, Load, News, body, http, peer, random_id, relay};
+use crate::durable::Gate;
 use crate::pool::tap::now_ms;
 
 /// Connections to one environment at once, at least, and for each call that it may serve at once. Each may hold a head of
@@ -62,6 +63,8 @@ pub struct Setup {
     pub provided: bool,
     /// Whether the box shares the machine's network, so that others reach the listener too.
     pub host_network: bool,
+    /// The way of a durable function to its own executions.
+    pub durable: Option<Gate>,
 }
 
 /// Serves a box. What is returned is the box with the channel on which it answers as a worker does.
@@ -161,7 +164,13 @@ async fn live(
     let log = prints.map(|prints| prints.carry(&environment));
     let host = setup.host_network.then_some(door.uid);
     let calls = load.max_concurrency as usize;
-    let (runtime_env, extension_env) = environments(load.env, door.port, &environment.token, setup.provided);
+    let mut variables = load.env;
+    if setup.durable.is_some() {
+        // Where the SDKs find the operations that `durable` serves, unless the function says otherwise.
+        let address = format!("http://127.0.0.1:{}", door.port);
+        variables.entry("AWS_ENDPOINT_URL_LAMBDA".to_owned()).or_insert(address);
+    }
+    let (runtime_env, extension_env) = environments(variables, door.port, &environment.token, setup.provided);
     let _door = Abort(tokio::spawn(accept(environment.clone(), door.listener, host, calls)));
     let mut life = Life {
         environment,

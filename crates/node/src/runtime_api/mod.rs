@@ -5,6 +5,7 @@
 //! reused or retired, never looks into a payload, and holds nothing that a second environment could reach.
 
 mod body;
+mod durable;
 mod extensions;
 mod http;
 mod life;
@@ -248,6 +249,7 @@ struct Environment {
     telemetry: Telemetry,
     /// Where frames go that are for a worker of ours, while there is one.
     worker: Mutex<Option<mpsc::UnboundedSender<Bytes>>>,
+    durable: durable::Door,
     began: Instant,
 }
 
@@ -302,6 +304,7 @@ impl Environment {
             token: random_id(),
             telemetry: Telemetry::new(!setup.extensions.is_empty()),
             worker: Mutex::default(),
+            durable: durable::Door::new(setup.durable.clone()),
             began: Instant::now(),
         }
     }
@@ -320,6 +323,15 @@ impl Environment {
 
     fn snap_start(&self) -> bool {
         self.snap_start
+    }
+
+    fn durable(&self) -> &durable::Door {
+        &self.durable
+    }
+
+    /// The calls that are not answered yet.
+    fn calls(&self) -> Vec<String> {
+        self.lock().calls.keys().cloned().collect()
     }
 
     fn telemetry(&self) -> &Telemetry {

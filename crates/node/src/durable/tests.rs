@@ -1,0 +1,654 @@
+//! Durable executions without boxes: the machine under arbitrary checkpoints, timers, answers and ends, and the whole with a
+//! host that plays the function, over servers that end at any moment.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+
+use offshoot_model::invocation::FailureCause;
+use offshoot_model::{Answer, FunctionError, Phases, Report, RuntimeName, StartKind};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::machine::{Ending, Fresh};
+use super::tokens::Token;
+use super::types::*;
+use super::*;
+
+const ID: &str = "01234567-89ab-4def-8123-456789abcdef";
+
+fn head(timeout_s: u64) -> Head {
+    Head {
+        id: ID.into(),
+        arn: format!("arn:aws:lambda:r:1:function:f:$LATEST/durable-execution/n/{ID}"),
+        name: "n".into(),
+        function: FunctionName::parse("f").unwrap(),
+        version: "$LATEST".into(),
+        status: Status::Running,
+        started_ms: 1000,
+        ended_ms: None,
+        timeout_s,
+        retention_days: 1,
+        input_digest: String::new(),
+        result: None,
+        error: None,
+        ready: true,
+        not_before_ms: 0,
+        failures: 0,
+        setbacks: 0,
+        changes: 0,
+        told: 0,
+        events: 0,
+        written: 0,
+        trace: None,
+        parent: None,
+    }
+}
+
+fn update(id: &str, kind: Kind, action: Action) -> Update {
+    Update {
+        id: id.into(),
+        parent_id: None,
+        name: None,
+        kind,
+        sub_type: None,
+        action,
+        payload: None,
+        error: None,
+        context_options: None,
+        step_options: None,
+        wait_options: None,
+        callback_options: None,
+        chained_invoke_options: None,
+    }
+}
+
+fn anywhere(_: &str) -> Result<(), ErrorObject> {
+    Ok(())
+}
+
+fn checkpoint(
+    execution: &mut Execution,
+    updates: Vec<Update>,
+    now: u64,
+) -> Result<Vec<(String, OperationStatus)>, String> {
+    let done = execution.checkpoint(updates, None, &anywhere, now)?;
+    Ok(done.operations.iter().map(|o| (o.id.clone(), o.status)).collect())
+}
+
+fn begun(timeout_s: u64) -> Execution {
+    let mut execution = Execution::start(head(timeout_s), "{}".into());
+    execution.begin("ffffffff-ffff-4fff-bfff-ffffffffffff", 1000);
+    execution
+}
+
+fn wait(id: &str, seconds: i64) -> Update {
+    Update { wait_options: Some(WaitOptions { wait_seconds: Some(seconds) }), ..update(id, Kind::Wait, Action::Start) }
+}
+
+fn said(text: &str) -> Ending {
+    Ending::Said(text.as_bytes().to_vec())
+}
+
+#[test]
+fn a_wait_suspends_and_wakes() {
+    let mut execution = begun(100);
+    let told = checkpoint(&mut execution, vec![wait("w", 5)], 2000).unwrap();
+    assert_eq!(told, [("w".to_owned(), OperationStatus::Started)]);
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 2100);
+    assert!(!execution.wants_invocation(2100));
+    assert_eq!(execution.next_due(true), Some(7000));
+    execution.fire(6999);
+    assert!(!execution.wants_invocation(6999));
+    execution.fire(7000);
+    assert!(execution.wants_invocation(7000));
+    assert_eq!(execution.begin("a", 7000).updated, ["w"]);
+    execution.finish(said(r#"{"Status":"SUCCEEDED","Result":"1"}"#), 7100);
+    assert_eq!((execution.head.status, execution.head.result.as_deref()), (Status::Succeeded, Some("1")));
+    assert_eq!(execution.next_due(true), None);
+}
+
+#[test]
+fn news_that_came_too_late_is_told_at_once() {
+    let mut execution = begun(100);
+    checkpoint(&mut execution, vec![update("c", Kind::Callback, Action::Start)], 2000).unwrap();
+    execution.answer("c", Ok("yes".into()), 2001).unwrap();
+    assert_eq!(execution.answer("c", Ok("yes".into()), 2002), Err(NoCallback::Over));
+    assert_eq!(execution.answer("d", Ok("yes".into()), 2002), Err(NoCallback::Unknown));
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 2100);
+    assert!(execution.wants_invocation(2100));
+}
+
+#[test]
+fn steps_are_tried_again_when_they_say_so() {
+    let mut execution = begun(100);
+    checkpoint(&mut execution, vec![update("s", Kind::Step, Action::Start)], 2000).unwrap();
+    let retry = || Update {
+        step_options: Some(StepOptions { next_attempt_delay_seconds: Some(3) }),
+        error: Some(ErrorObject::new("E", "m")),
+        ..update("s", Kind::Step, Action::Retry)
+    };
+    checkpoint(&mut execution, vec![retry()], 2000).unwrap();
+    assert_eq!(
+        checkpoint(&mut execution, vec![retry()], 2000).unwrap_err(),
+        "Invalid current STEP state to re-attempt."
+    );
+    assert_eq!(execution.operation("s").map(|o| (o.status, o.attempt)), Some((OperationStatus::Pending, 1)));
+    assert!(checkpoint(&mut execution, vec![update("s", Kind::Step, Action::Start)], 2001).is_err());
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 2001);
+    execution.fire(5000);
+    execution.begin("a", 5000);
+    checkpoint(&mut execution, vec![update("s", Kind::Step, Action::Start)], 5000).unwrap();
+    let fail = Update { error: Some(ErrorObject::new("E", "m")), ..update("s", Kind::Step, Action::Fail) };
+    checkpoint(&mut execution, vec![fail], 5000).unwrap();
+    assert_eq!(execution.operation("s").map(|o| (o.status, o.attempt)), Some((OperationStatus::Failed, 2)));
+    let kinds: Vec<String> =
+        execution.fresh.events.iter().map(|(_, e)| e["EventType"].as_str().unwrap_or_default().to_owned()).collect();
+    let wanted = ["ExecutionStarted", "StepStarted", "StepFailed", "InvocationCompleted", "StepStarted", "StepFailed"];
+    assert_eq!(kinds, wanted);
+}
+
+#[test]
+fn invocations_that_fail_are_made_again_a_few_times() {
+    let mut execution = begun(100);
+    let failed = || Ending::Failed(ErrorObject::new("E", "m"));
+    for attempt in 1..machine::MAX_FAILURES {
+        execution.finish(failed(), 2000);
+        assert!(!execution.ended() && !execution.wants_invocation(2000), "{attempt}");
+        assert!(execution.wants_invocation(2000 + machine::BACKOFF_MS));
+        execution.begin("a", 2000);
+    }
+    // What the platform could not do spends no attempt.
+    execution.finish(Ending::Setback, 2000);
+    assert!(!execution.ended() && execution.next_due(true).is_some_and(|at| at > 2000));
+    execution.begin("a", 9000);
+    execution.finish(failed(), 9000);
+    assert_eq!(execution.head.status, Status::Failed);
+    assert_eq!(execution.head.error.as_ref().and_then(|e| e.error_type.as_deref()), Some("E"));
+}
+
+#[test]
+fn pending_with_nothing_to_wait_for_is_an_error_in_the_end() {
+    let mut execution = begun(1000);
+    for _ in 1..machine::MAX_IDLE {
+        execution.finish(said(r#"{"Status":"PENDING"}"#), 2000);
+        assert!(!execution.ended());
+        execution.begin("a", 2000);
+    }
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 2000);
+    let error = execution.head.error.unwrap();
+    assert_eq!(error.error_message.unwrap(), "Cannot return PENDING status with no pending operations.");
+}
+
+#[test]
+fn time_ends_executions_and_callbacks() {
+    let mut execution = begun(10);
+    let callback = |id: &str, timeout: i64, heartbeat: i64| Update {
+        callback_options: Some(CallbackOptions {
+            timeout_seconds: Some(timeout),
+            heartbeat_timeout_seconds: Some(heartbeat),
+        }),
+        ..update(id, Kind::Callback, Action::Start)
+    };
+    checkpoint(&mut execution, vec![callback("t", 3, 0), callback("h", 9, 2), callback("o", 0, 0)], 1000).unwrap();
+    execution.heartbeat("h", 2500).unwrap();
+    execution.fire(4000);
+    let error = |e: &Execution, id: &str| e.operation(id).and_then(|o| o.error.clone()?.error_type);
+    assert_eq!(error(&execution, "t").as_deref(), Some("Callback.Timeout"));
+    assert_eq!(error(&execution, "h"), None);
+    execution.fire(4500);
+    assert_eq!(error(&execution, "h").as_deref(), Some("Callback.Heartbeat"));
+    assert_eq!(execution.next_due(false), Some(11_000));
+    execution.fire(11_000);
+    assert_eq!(execution.head.status, Status::TimedOut);
+    assert_eq!(execution.answer("o", Ok(String::new()), 11_001), Err(NoCallback::Over));
+    assert_eq!(execution.stop(None, 12_000), 11_000, "what is over is not stopped");
+}
+
+#[test]
+fn checkpoints_are_refused_whole_and_in_words() {
+    let named = |name: &str, u: Update| Update { name: Some(name.into()), ..u };
+    let under = |parent: &str, u: Update| Update { parent_id: Some(parent.into()), ..u };
+    let paid = |text: &str, u: Update| Update { payload: Some(text.into()), ..u };
+    let wrong = |u: Update| Update { error: Some(ErrorObject::new("E", "m")), ..u };
+    let (start, succeed, fail) = (Action::Start, Action::Succeed, Action::Fail);
+    let cases: Vec<(Vec<Update>, &str)> = vec![
+        (vec![update("e", Kind::Execution, succeed), update("e", Kind::Execution, succeed)], "multiple EXECUTION"),
+        (vec![update("e", Kind::Execution, succeed), wait("w", 1)], "must be the last"),
+        (vec![update("e", Kind::Execution, start)], "Invalid EXECUTION action"),
+        (vec![wrong(update("e", Kind::Execution, succeed))], "Cannot provide an Error"),
+        (vec![wait("w", 1), wait("w", 1)], "multiple operations with the same ID"),
+        (vec![under("none", wait("w", 1))], "Invalid parent"),
+        (vec![update("s", Kind::Step, start), under("s", wait("w", 1))], "Invalid parent"),
+        (vec![wait("w", 0)], "WaitSeconds is 0"),
+        (vec![wait("", 1)], "Id has 1 to 64"),
+        (vec![wait(&"x".repeat(65), 1)], "Id has 1 to 64"),
+        (vec![named("\n", wait("w", 1))], "printable"),
+        (vec![update("w", Kind::Wait, Action::Cancel)], "Cannot cancel"),
+        (vec![update("c", Kind::Callback, succeed)], "Invalid action"),
+        (vec![update("i", Kind::ChainedInvoke, start)], "requires ChainedInvokeOptions"),
+        (vec![update("s", Kind::Step, Action::Retry)], "Invalid StepOptions"),
+        (vec![paid("p", update("s", Kind::Step, fail))], "Cannot provide a Payload"),
+        (vec![update("c", Kind::Context, Action::Retry)], "Invalid action"),
+        (vec![update("held", Kind::Wait, start)], "Inconsistent operation type"),
+        (vec![named("other", update("held", Kind::Step, succeed))], "Inconsistent operation name"),
+        (vec![paid(&"x".repeat(check::MAX_PAYLOAD + 1), update("s", Kind::Step, succeed))], "Payload size"),
+    ];
+    let mut execution = begun(100);
+    checkpoint(&mut execution, vec![named("n", update("held", Kind::Step, start))], 1000).unwrap();
+    let before = (execution.head.clone(), execution.operations().len());
+    for (updates, wanted) in cases {
+        let shown = format!("{updates:.80?}");
+        let mut all = vec![wait("fine", 1)];
+        all.extend(updates);
+        // An EXECUTION update has to be the last; what is fine goes before it.
+        let said = checkpoint(&mut execution, all, 1000).unwrap_err();
+        assert!(said.contains(wanted), "{shown}: {said}");
+        assert_eq!((execution.head.clone(), execution.operations().len()), before, "{shown} left something");
+    }
+    let many = (0..check::MAX_OPERATIONS).map(|n| wait(&n.to_string(), 1)).collect();
+    assert!(checkpoint(&mut execution, many, 1000).unwrap_err().contains("at most 3000 operations"));
+}
+
+#[test]
+fn what_a_finished_context_holds_is_not_replayed() {
+    let mut execution = begun(100);
+    let under = |parent: &str, u: Update| Update { parent_id: Some(parent.into()), ..u };
+    let context = |id: &str, replay: bool| Update {
+        context_options: Some(ContextOptions { replay_children: replay }),
+        ..update(id, Kind::Context, Action::Succeed)
+    };
+    let start = |id: &str| update(id, Kind::Context, Action::Start);
+    let step = |id: &str| update(id, Kind::Step, Action::Start);
+    let all =
+        vec![start("a"), under("a", step("in-a")), start("b"), under("b", start("deep")), under("deep", step("in-b"))];
+    checkpoint(&mut execution, all, 1000).unwrap();
+    checkpoint(&mut execution, vec![context("a", false), context("b", true)], 1000).unwrap();
+    let page = execution.page(0, 100, 1 << 20);
+    let ids: Vec<&str> = page.operations.iter().map(|o| o.id.as_str()).collect();
+    assert_eq!(ids, [ID, "a", "b", "deep", "in-b"]);
+    let first = execution.page(0, 2, 1 << 20);
+    assert_eq!((first.operations.len(), first.next), (2, Some(3)));
+    assert_eq!(execution.page(3, 100, 1).operations.len(), 1, "one always fits");
+}
+
+// ── Arbitrary histories ──────────────────────────────────────────────────────────────────────────────────────────────
+
+#[derive(Debug, Clone)]
+enum Happens {
+    Checkpoint(Vec<(u8, u8, u8)>),
+    Time(u64),
+    Answer(u8, bool),
+    Chained(u8, bool),
+    Finish(u8),
+    Stop,
+    Begin,
+    Restart,
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    let updates = proptest::collection::vec((0u8..6, 0u8..6, 0u8..5), 0..4);
+    prop_oneof![
+        8 => updates.prop_map(Happens::Checkpoint),
+        4 => (1u64..4000).prop_map(Happens::Time),
+        2 => (0u8..6, any::<bool>()).prop_map(|(id, good)| Happens::Answer(id, good)),
+        2 => (0u8..6, any::<bool>()).prop_map(|(id, good)| Happens::Chained(id, good)),
+        3 => (0u8..8).prop_map(Happens::Finish),
+        1 => Just(Happens::Stop),
+        6 => Just(Happens::Begin),
+        2 => Just(Happens::Restart),
+    ]
+}
+
+fn made(id: u8, kind: u8, action: u8) -> Update {
+    let kinds = [Kind::Execution, Kind::Context, Kind::Step, Kind::Wait, Kind::Callback, Kind::ChainedInvoke];
+    let actions = [Action::Start, Action::Succeed, Action::Fail, Action::Retry, Action::Cancel];
+    Update {
+        step_options: Some(StepOptions { next_attempt_delay_seconds: Some(1) }),
+        wait_options: Some(WaitOptions { wait_seconds: Some(1) }),
+        chained_invoke_options: Some(ChainedInvokeOptions { function_name: Some("g".into()), tenant_id: None }),
+        ..update(&format!("op-{id}"), kinds[usize::from(kind)], actions[usize::from(action)])
+    }
+}
+
+/// What was written, as a server would read it back.
+#[derive(Default)]
+struct Disk {
+    head: Option<Head>,
+    operations: HashMap<usize, Operation>,
+    events: Vec<u64>,
+}
+
+impl Disk {
+    fn write(&mut self, execution: &mut Execution) {
+        let Fresh { operations, events } = std::mem::take(&mut execution.fresh);
+        for at in operations {
+            self.operations.insert(at, Operation::clone(&execution.operations()[at]));
+        }
+        self.events.extend(events.into_iter().map(|(n, _)| n));
+        self.head = Some(execution.head.clone());
+    }
+    fn read(&self) -> Execution {
+        let count = self.operations.len();
+        Execution::restored(self.head.clone().unwrap(), (0..count).map(|at| self.operations[&at].clone()).collect())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_happens_the_rules_hold(story in proptest::collection::vec(happens(), 1..60)) {
+        let (mut now, mut invocations) = (1000u64, 0u64);
+        let mut execution = Execution::start(head(60), "{}".into());
+        let mut disk = Disk::default();
+        disk.write(&mut execution);
+        for event in story {
+            let (ended, finals) = (execution.ended(), finals(&execution));
+            match event {
+                Happens::Checkpoint(updates) if execution.invocation().is_some() && !ended => {
+                    let before = (execution.head.clone(), execution.operations().len());
+                    let updates = updates.into_iter().map(|(id, kind, action)| made(id, kind, action)).collect();
+                    if checkpoint(&mut execution, updates, now).is_err() {
+                        prop_assert_eq!(&before, &(execution.head.clone(), execution.operations().len()));
+                    }
+                }
+                Happens::Checkpoint(_) => {}
+                Happens::Time(ms) => { now += ms; execution.fire(now); }
+                Happens::Answer(id, good) => {
+                    let answer = if good { Ok("x".to_owned()) } else { Err(ErrorObject::default()) };
+                    execution.answer(&format!("op-{id}"), answer, now).ok();
+                }
+                Happens::Chained(id, good) => {
+                    let status = if good { OperationStatus::Succeeded } else { OperationStatus::Failed };
+                    let answer = if good { Ok("x".to_owned()) } else { Err(ErrorObject::default()) };
+                    execution.chained(&format!("op-{id}"), status, answer, now);
+                }
+                Happens::Finish(how) => execution.finish(match how {
+                    0 => said(r#"{"Status":"SUCCEEDED"}"#),
+                    1 => Ending::Failed(ErrorObject::default()),
+                    2 => Ending::Setback,
+                    3 => said("nonsense"),
+                    _ => said(r#"{"Status":"PENDING"}"#),
+                }, now),
+                Happens::Stop => { execution.stop(None, now); }
+                Happens::Begin if execution.wants_invocation(now) => {
+                    invocations += 1;
+                    execution.begin(&format!("00000000-0000-4000-8000-{invocations:012}"), now);
+                }
+                Happens::Begin => {}
+                Happens::Restart => {
+                    // Nothing is lost but the invocation that ran, and that is made again.
+                    disk.write(&mut execution);
+                    let running = execution.invocation().is_some();
+                    let before = (execution.head.clone(), execution.operations().to_vec());
+                    execution = disk.read();
+                    prop_assert_eq!(&before, &(execution.head.clone(), execution.operations().to_vec()));
+                    prop_assert!(!running || execution.ended() || execution.head.ready);
+                }
+            }
+            disk.write(&mut execution);
+            // What is over stays as it was.
+            for (id, operation) in finals {
+                prop_assert_eq!(execution.operation(&id).map(|o| Operation::clone(o)), Some(operation));
+            }
+            prop_assert!(!ended || execution.ended());
+            // What is not over is invoked, or woken by time, or waits for somebody outside, and ends at its deadline.
+            if !execution.ended() {
+                prop_assert!(execution.next_due(true).is_some_and(|at| at <= execution.deadline()));
+            }
+        }
+        let numbers: Vec<u64> = (1..=execution.head.events).collect();
+        prop_assert_eq!(&disk.events, &numbers, "the history has gaps");
+        let ids: HashSet<&str> = execution.operations().iter().map(|o| o.id.as_str()).collect();
+        prop_assert_eq!(ids.len(), execution.operations().len());
+        execution.fire(execution.deadline());
+        prop_assert!(execution.ended());
+    }
+
+    #[test]
+    fn no_token_is_taken_for_another(execution in "[0-9a-f]{32}", invocation in "[0-9a-f]{32}", sequence in any::<u64>()) {
+        let text = format!("{execution}{invocation}{sequence:016x}");
+        let token = Token::parse(&text).unwrap();
+        prop_assert_eq!(token.text(), text);
+        prop_assert_eq!(token.sequence, sequence);
+    }
+}
+
+fn finals(execution: &Execution) -> Vec<(String, Operation)> {
+    let done = execution.operations().iter().filter(|o| o.status.is_final());
+    done.map(|o| (o.id.clone(), Operation::clone(o))).collect()
+}
+
+// ── The whole, with a host that plays the function ───────────────────────────────────────────────────────────────────
+
+/// What a function does with an invocation: its own door to its execution, and its event.
+type Play = Box<dyn Fn(Durable, Value) -> Boxed<'static, Result<Vec<u8>, Error>> + Send + Sync>;
+
+struct Stage {
+    place: Place,
+    play: Play,
+    durable: Mutex<Option<Gate>>,
+    config: DurableConfig,
+}
+
+impl Host for Stage {
+    fn meant(&self, function: &FunctionName, _: Option<&str>) -> Option<Meant> {
+        let durable = (function.as_str() != "plain").then_some(self.config);
+        (function.as_str() != "nobody").then(|| Meant { version: "$LATEST".into(), durable })
+    }
+    fn is_durable(&self, function: &FunctionName) -> bool {
+        function.as_str() != "plain"
+    }
+    fn run(&self, invocation: Invocation<Bytes>) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
+        let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
+        let durable = self.durable.lock().unwrap().clone().unwrap().durable().unwrap();
+        let playing = (self.play)(durable, event);
+        Box::pin(async move {
+            let result = match playing.await {
+                Ok(body) => Answer::Reply { http: None, body: Bytes::from(body) },
+                Err(error) if error.kind == ErrorKind::Internal => {
+                    let body = json!({"errorMessage": error.message}).to_string();
+                    Answer::Failed(FunctionError { cause: FailureCause::Handler, body })
+                }
+                Err(error) => return Err(error),
+            };
+            Ok(Outcome {
+                result,
+                start: StartKind::Warm,
+                version: None,
+                runtime: RuntimeName::parse("python3.11").unwrap(),
+                phases: Phases::default(),
+                report: Report::default(),
+                log_tail: Vec::new(),
+            })
+        })
+    }
+    fn runtime(&self, _: &FunctionName) -> Option<RuntimeName> {
+        Some(RuntimeName::parse("python3.11").unwrap())
+    }
+    fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+fn stage(dir: &Path, play: Play) -> Durable {
+    let config = DurableConfig { execution_timeout: 60, retention_period_in_days: 1 };
+    let stage = Arc::new(Stage { place: Place::default(), play, durable: Mutex::new(None), config });
+    let durable = Durable::start(Opened::open(dir).unwrap(), stage.clone(), 4);
+    *stage.durable.lock().unwrap() = Some(durable.gate());
+    durable
+}
+
+/// Ends a server as if by force, and waits until it has let go of its file.
+async fn end(durable: Durable) {
+    durable.abandon();
+    durable.settled(Duration::from_secs(5)).await;
+    let core = Arc::downgrade(&durable.core);
+    drop(durable);
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    while core.strong_count() > 0 {
+        assert!(tokio::time::Instant::now() < until, "somebody holds on to a server that has ended");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn start(function: &str, name: Option<&str>) -> Start {
+    Start {
+        function: FunctionName::parse(function).unwrap(),
+        qualifier: Some("$LATEST".into()),
+        name: name.map(str::to_owned),
+        input: Bytes::from_static(b"{}"),
+        trace: None,
+    }
+}
+
+/// A function that counts to so many in steps, one to an invocation, each after a callback that nobody answers in time.
+fn counts(to: usize) -> Play {
+    Box::new(move |durable, event| {
+        Box::pin(async move {
+            let arn = event["DurableExecutionArn"].as_str().unwrap().to_owned();
+            let mut token = event["CheckpointToken"].as_str().unwrap().to_owned();
+            let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap().clone();
+            let done = operations.iter().filter(|o| o["Type"] == "STEP" && o["Status"] == "SUCCEEDED").count();
+            if done == to {
+                return Ok(json!({"Status": "SUCCEEDED", "Result": done.to_string()}).to_string().into_bytes());
+            }
+            for updates in [
+                json!([{"Id": format!("s{done}"), "Type": "STEP", "Action": "START"}]),
+                json!([
+                    {"Id": format!("s{done}"), "Type": "STEP", "Action": "SUCCEED", "Payload": "1"},
+                    {"Id": format!("w{done}"), "Type": "WAIT", "Action": "START", "WaitOptions": {"WaitSeconds": 1}},
+                ]),
+            ] {
+                let body = json!({"CheckpointToken": token, "Updates": updates}).to_string();
+                let answer = match durable.checkpoint(Caller::Api, &arn, body.as_bytes()).await {
+                    Ok(answer) => answer,
+                    Err(refused) => return Err(Error::new(ErrorKind::Internal, format!("{refused:?}"))),
+                };
+                token = answer["CheckpointToken"].as_str().unwrap().to_owned();
+            }
+            Ok(br#"{"Status":"PENDING"}"#.to_vec())
+        })
+    })
+}
+
+#[tokio::test]
+async fn executions_go_on_with_the_next_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = stage(dir.path(), counts(3));
+    let mut arns = Vec::new();
+    for n in 0..8 {
+        arns.push(durable.begin(start("f", Some(&format!("n{n}")))).await.unwrap().arn);
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    end(durable).await;
+    let durable = stage(dir.path(), counts(3));
+    for (n, arn) in arns.iter().enumerate() {
+        let (found, head) = durable.invoke(start("f", Some(&format!("n{n}")))).await.unwrap();
+        assert_eq!(&found.arn, arn, "the same name is the same execution");
+        assert_eq!((head.status, head.result.as_deref()), (Status::Succeeded, Some("3")));
+        let history = durable.history(arn, None, false, 1000, true).await.unwrap();
+        let succeeded = history.iter().filter(|(_, e)| e["EventType"] == "StepSucceeded").count();
+        assert_eq!(succeeded, 3);
+    }
+    let other = Start { input: Bytes::from_static(b"[]"), ..start("f", Some("n1")) };
+    assert!(matches!(durable.begin(other).await, Err(Refused::AlreadyStarted(_))));
+    let listed = durable.list(Filter { limit: 5, ..Filter::default() }).await.unwrap();
+    assert_eq!(listed.len(), 5);
+    assert!(listed.windows(2).all(|pair| pair[0].0 > pair[1].0), "newest first");
+}
+
+#[tokio::test]
+async fn what_cannot_begin_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = stage(dir.path(), counts(0));
+    for (asked, wanted) in [
+        (start("plain", None), "is not durable"),
+        (start("nobody", None), "Function not found"),
+        (start("f", Some("")), "1 to 64"),
+        (start("f", Some("ä")), "1 to 64"),
+        (Start { input: Bytes::from_static(b"\xff"), ..start("f", None) }, "UTF-8"),
+    ] {
+        let said = format!("{:?}", durable.begin(asked).await.unwrap_err());
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    let unqualified = Start { qualifier: None, ..start("f", None) };
+    let (started, head) = durable.invoke(unqualified).await.unwrap();
+    assert!(started.arn.contains(":f:$LATEST/"), "{}", started.arn);
+    assert_eq!((head.status, head.result.as_deref()), (Status::Succeeded, Some("0")));
+    assert!(matches!(durable.get(&started.arn.replace(":f:", ":g:")).await, Err(Refused::NotFound(_))));
+    assert!(matches!(durable.get("x").await, Err(Refused::Invalid(_))));
+    durable.close();
+    assert!(
+        matches!(durable.begin(start("f", None)).await, Err(Refused::Platform(e)) if e.kind == ErrorKind::ShuttingDown)
+    );
+}
+
+#[tokio::test]
+async fn old_executions_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = stage(dir.path(), counts(0));
+    let (started, head) = durable.invoke(start("f", Some("old"))).await.unwrap();
+    let sweep = |at: u64| durable.core.ledger.write(move |db| rows::sweep(db, at, 10), |_| {});
+    let over = head.ended_ms.unwrap() + 86_400_000;
+    assert_eq!(sweep(over - 1).await.unwrap().1, 0);
+    assert_eq!(sweep(over).await.unwrap().1, 1);
+    assert!(matches!(durable.get(&started.arn).await, Err(Refused::NotFound(_))));
+    assert_ne!(durable.begin(start("f", Some("old"))).await.unwrap().arn, started.arn, "the name is free again");
+}
+
+#[tokio::test]
+async fn chained_invokes_are_carried_out_by_the_next_server_too() {
+    let dir = tempfile::tempdir().unwrap();
+    // The parent calls `child`, which is durable, and `plain`, which is not; both answer only once `open` is set.
+    fn play(open: Arc<AtomicBool>) -> Play {
+        Box::new(move |durable, event| {
+            let open = open.clone();
+            Box::pin(async move {
+                let Some(arn) = event["DurableExecutionArn"].as_str().map(str::to_owned) else {
+                    return match open.load(Ordering::Acquire) {
+                        true => Ok(b"\"plain\"".to_vec()),
+                        false => Err(Error::new(ErrorKind::Throttled, "not yet")),
+                    };
+                };
+                if arn.contains(":child:") {
+                    return match open.load(Ordering::Acquire) {
+                        true => Ok(br#"{"Status":"SUCCEEDED","Result":"\"child\""}"#.to_vec()),
+                        false => Err(Error::new(ErrorKind::Throttled, "not yet")),
+                    };
+                }
+                let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap().clone();
+                let calls: Vec<&Value> = operations.iter().filter(|o| o["Type"] == "CHAINED_INVOKE").collect();
+                if calls.is_empty() {
+                    let call = |id: &str, function: &str| {
+                        json!({"Id": id, "Type": "CHAINED_INVOKE", "Action": "START", "Payload": "{}",
+                               "ChainedInvokeOptions": {"FunctionName": function}})
+                    };
+                    let updates = json!([call("a", "child:$LATEST"), call("b", "plain"), call("c", "nobody")]);
+                    let body = json!({"CheckpointToken": event["CheckpointToken"], "Updates": updates}).to_string();
+                    let answer = durable.checkpoint(Caller::Api, &arn, body.as_bytes()).await.unwrap();
+                    let third = &answer["NewExecutionState"]["Operations"][2];
+                    assert_eq!(third["Status"], "FAILED", "{answer}");
+                    assert_eq!(third["ChainedInvokeDetails"]["Error"]["ErrorType"], "ResourceNotFoundException");
+                    return Ok(br#"{"Status":"PENDING"}"#.to_vec());
+                }
+                if calls.iter().any(|o| o["Status"] == "STARTED") {
+                    return Ok(br#"{"Status":"PENDING"}"#.to_vec());
+                }
+                let answers: Vec<String> =
+                    calls.iter().map(|o| o["ChainedInvokeDetails"]["Result"].to_string()).collect();
+                Ok(json!({"Status": "SUCCEEDED", "Result": answers.join(" ")}).to_string().into_bytes())
+            })
+        })
+    }
+    let durable = stage(dir.path(), play(Arc::default()));
+    let arn = durable.begin(start("f", Some("parent"))).await.unwrap().arn;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    end(durable).await;
+    let durable = stage(dir.path(), play(Arc::new(AtomicBool::new(true))));
+    let (found, head) = durable.invoke(start("f", Some("parent"))).await.unwrap();
+    assert_eq!(found.arn, arn);
+    assert_eq!(head.result.as_deref(), Some(r#""\"child\"" "\"plain\"" null"#));
+    let children = durable.list(Filter { limit: 10, ..Filter::default() }).await.unwrap();
+    assert_eq!(children.len(), 2, "one execution for the parent and one for the child, in both lives");
+}
