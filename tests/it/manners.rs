@@ -282,6 +282,22 @@ fn without_root_all_that_is_missing_is_said_at_once() {
     assert!(said.contains("--allow-degraded uid,cgroup"), "{said}");
 }
 
+/// A process that keeps a processor busy, until this goes.
+struct Busy(std::process::Child);
+
+impl Busy {
+    fn begin() -> Self {
+        Busy(std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// On a busy machine one clone that is late is no reason to end a template.
 #[test]
 fn a_template_may_be_late_on_a_busy_machine() {
@@ -290,14 +306,13 @@ fn a_template_may_be_late_on_a_busy_machine() {
     server.native("fn", "").expect(200);
     let templates = server.language_templates();
     let cores = thread::available_parallelism().map_or(2, usize::from);
-    let spin = || std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-    let mut busy: Vec<_> = (0..cores * 4).map(|_| spin()).collect();
+    let busy: Vec<_> = (0..cores * 4).map(|_| Busy::begin()).collect();
     templates.iter().for_each(|t| t.signal("STOP"));
     server.post("/config/fn", r#"{"env":{"A":"1"}}"#).expect(200);
     let began = Instant::now();
     let booted = server.native("fn", "").expect(200);
     templates.iter().for_each(|t| t.signal("CONT"));
-    busy.iter_mut().for_each(|p| drop((p.kill(), p.wait())));
+    drop(busy);
     assert_eq!(booted.header("offshoot-start"), Some("boot"), "after {:?}", began.elapsed());
     assert!(templates.iter().all(|t| t.alive()), "one late clone");
     server.post("/config/fn", r#"{"env":{"A":"2"}}"#).expect(200);
