@@ -17,7 +17,7 @@ use offshoot_node::{DeployRequest, Node, NodeConfig, PoolSettings, QueueSettings
 use serde_json::{Value, json};
 
 use crate::custom_runtimes::{provided, zip_with_modes};
-use crate::harness::{binary, eventually, processes, root, zip_of};
+use crate::harness::{Lang, binary, eventually, processes, root, zip_of};
 
 /// User ids that no server of the other tests has.
 static UIDS: AtomicU32 = AtomicU32::new(1_900_000);
@@ -213,15 +213,18 @@ fn layers_are_there_for_clones_too() {
     let layer = zip_of(&[
         ("python/layered.py", b"NAME = 'layered'\n"),
         ("nodejs/node_modules/layered/index.js", b"exports.name = 'layered';"),
+        ("ruby/lib/layered.rb", b"LAYERED = 'layered'\n"),
     ]);
-    for (name, code) in [("python", python), ("node", node)] {
+    let ruby = zip_of(&[("lambda_function.rb", b"require 'layered'\ndef lambda_handler(event:, context:)\n  [LAYERED, File.writable?('/opt'), Dir.children('/opt').sort]\nend\n")]);
+    let ruby = Lang::Ruby.is_here("layers of clones of Ruby").then_some(("ruby", ruby));
+    for (name, code) in [("python", python), ("node", node)].into_iter().chain(ruby) {
         // The first start boots the language's template, which makes a spare; a later one is that spare.
         let mut was_spare = Vec::new();
         for n in 0..3 {
             let event = Settings { convention: Some(offshoot_model::Convention::Event), ..Settings::default() };
             let function = ground.function(&format!("{name}-{n}"), &code, &layer, event);
             let spares: Vec<u32> = processes().iter().filter(|p| p.name == "spare").map(|p| p.pid).collect();
-            assert_eq!(function.call(&json!({})).unwrap(), json!(["layered", false, ["nodejs", "python"]]));
+            assert_eq!(function.call(&json!({})).unwrap(), json!(["layered", false, ["nodejs", "python", "ruby"]]));
             let pid = function.pool.pids()[0];
             was_spare.push(spares.contains(&pid));
             std::thread::sleep(Duration::from_millis(500));

@@ -509,6 +509,9 @@ module Offshoot
     end
     alias text body
 
+    # Ruby puts this into messages of errors, where headers and bodies have no business.
+    def inspect = "#<Request #{@method} #{@path}>"
+
     def json
       JSON.parse(body)
     rescue JSON::ParserError
