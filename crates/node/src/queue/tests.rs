@@ -256,6 +256,20 @@ async fn an_event_that_grows_too_old_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_function_that_reserves_nothing_is_tried() {
+    let bench = Bench::new();
+    bench.world.limits.lock().unwrap().insert("shut".into(), 0);
+    bench.set("shut", EventInvokeConfig { on_failure: to("sink"), ..Default::default() });
+    let id = bench.send("shut", json!({})).await;
+    bench.until("done", |t| t.finished == 2).await;
+    assert!(bench.world.calls_of("shut").is_empty());
+    let (_, record) = bench.world.calls_of("sink").pop().unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["requestContext"]["condition"], "ZeroReservedConcurrency");
+    assert_eq!((&record["requestContext"]["requestId"], record.get("responseContext")), (&json!(id), None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limited_function_does_not_hold_up_others() {
     let bench = Bench::new();
     bench.world.limits.lock().unwrap().insert("slow".into(), 2);
