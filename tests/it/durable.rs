@@ -355,7 +355,8 @@ fn kill_nine_again_and_again_loses_no_execution() {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        assert_eq!(end["Status"], "SUCCEEDED", "SEED={seed} {name}: {end} {}", server.said());
+        let last: Vec<Value> = events(&server, arn).into_iter().rev().take(5).collect();
+        assert_eq!(end["Status"], "SUCCEEDED", "SEED={seed} {name}: {end} {last:?} {}", server.said());
         let marks: Vec<String> = serde_json::from_str(end["Result"].as_str().unwrap()).unwrap();
         let told = events(&server, arn);
         let numbers: Vec<u64> = told.iter().map(|e| e["EventId"].as_u64().unwrap()).collect();
