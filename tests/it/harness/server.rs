@@ -552,6 +552,8 @@ pub fn leftovers(data: &Path) -> Vec<String> {
                 | "assets"
         ) || name.starts_with("registry.db")
             || name.starts_with("queue.db")
+            || name.starts_with("executions.db")
+            || name.starts_with("sources.db")
             || name.starts_with("runtime")
     };
     let mut found = Vec::new();
