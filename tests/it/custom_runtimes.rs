@@ -416,7 +416,7 @@ fn environments_come_and_go_without_a_trace() {
 }
 
 /// The server's memory, in MiB.
-fn resident(server: &Server) -> u64 {
+pub fn resident(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid)).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10

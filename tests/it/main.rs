@@ -23,6 +23,7 @@ mod lifecycle;
 mod official_clients;
 mod packages;
 mod queue;
+mod rough;
 mod shutdown;
 mod streaming;
 mod together;

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use super::body::{self, Ending};
 use super::extensions;
 use super::state::{Event, Misuse};
-use super::{Environment, Told, stream};
+use super::{Answering, Bounds, Environment, Told, stream};
 
 /// Room for the head of a request, in bytes: clients send causes of errors of up to 1 MiB in one header.
 const MAX_HEAD: usize = (1 << 20) + (64 << 10);
@@ -136,6 +136,9 @@ async fn restore_error(environment: &Arc<Environment>, request: Request<Incoming
 }
 
 /// `…/response` and `…/error`. Who may not answer now is told so before a byte of the body is read.
+///
+/// From the moment when the state lets the answer in, it is taken by a task of its own. A program may hang up as soon as it has sent
+/// everything; hyper drops what serves it then, and an answer, or half a frame of it, would be lost with that.
 async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: &str, failed: bool) -> Reply {
     let event = if failed { Event::RespondError(id.to_owned()) } else { Event::Respond(id.to_owned()) };
     if !environment.fenced(id, request.headers()) {
@@ -144,24 +147,29 @@ async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: 
     if let Err(misuse) = environment.on(event) {
         return refuse(&misuse);
     }
-    let limit = environment.bounds().reply_bytes;
     let open = environment.answering(id);
     let (parts, incoming) = request.into_parts();
-    if !failed && !mode_is_known(&parts.headers) {
+    let taking = tokio::spawn(take_answer(open, environment.bounds(), parts.headers, incoming, failed));
+    taking.await.unwrap_or_else(|_| internal())
+}
+
+async fn take_answer(open: Answering, bounds: Bounds, headers: HeaderMap, incoming: Incoming, failed: bool) -> Reply {
+    let limit = bounds.reply_bytes;
+    if !failed && !mode_is_known(&headers) {
         let kind = "Runtime.InvalidResponseModeHeader";
         open.fail("handler", Bytes::from(body::error(kind, "Invalid function response mode"))).await;
         return error(StatusCode::BAD_REQUEST, "InvalidFunctionResponseMode", "Invalid function response mode");
     }
-    if !failed && open.streams() && body::is_stream(&parts.headers, incoming.size_hint().exact()) {
-        return stream::pass_on(open, &parts.headers, incoming, environment.bounds().stream_bytes).await;
+    if !failed && open.streams() && body::is_stream(&headers, incoming.size_hint().exact()) {
+        return stream::pass_on(open, &headers, incoming, bounds.stream_bytes).await;
     }
     match body::collect(incoming, limit).await {
         Ending::Whole(bytes) if failed => {
-            open.fail("handler", body::posted_error(&parts.headers, bytes)).await;
+            open.fail("handler", body::posted_error(&headers, bytes)).await;
             accepted()
         }
         Ending::Whole(bytes) => {
-            let http = body::head(&parts.headers).filter(|_| body::has_prelude(&parts.headers));
+            let http = body::head(&headers).filter(|_| body::has_prelude(&headers));
             open.reply(http.as_ref(), bytes).await;
             accepted()
         }
