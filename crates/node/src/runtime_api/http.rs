@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::body::{self, Ending};
 use super::extensions;
+use super::room::{Bounded, Meter};
 use super::state::{Event, Misuse};
 use super::{Answering, Bounds, Environment, Told, stream};
 
@@ -37,9 +38,17 @@ pub type Reply = Response<Full<Bytes>>;
 /// Serves one connection to its end.
 pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
     stream.set_nodelay(true).ok();
+    let meter = Arc::new(Meter::default());
+    let stream = Bounded::new(stream, meter.clone(), environment.large.clone());
     let service = service_fn(move |request| {
-        let environment = environment.clone();
-        async move { Ok::<_, Infallible>(route(&environment, request).await) }
+        let (environment, meter) = (environment.clone(), meter.clone());
+        async move {
+            let mut reply = route(&environment, request, &meter).await;
+            if meter.answered() {
+                reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(reply)
+        }
     });
     let done = hyper::server::conn::http1::Builder::new()
         // No time limit: between two requests of a runtime lies a call, and its connections are counted.
@@ -56,21 +65,21 @@ pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
     }
 }
 
-async fn route(environment: &Arc<Environment>, request: Request<Incoming>) -> Reply {
+async fn route(environment: &Arc<Environment>, request: Request<Incoming>, meter: &Meter) -> Reply {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     if let Some(rest) = path.strip_prefix(RUNTIME) {
         return match (rest, &method) {
             ("ping", &Method::GET) => text(StatusCode::OK, "pong"),
             ("runtime/invocation/next", &Method::GET) => next(environment).await,
-            ("runtime/init/error", &Method::POST) => init_error(environment, request).await,
+            ("runtime/init/error", &Method::POST) => init_error(environment, request, Event::InitError, meter).await,
             ("runtime/restore/next", &Method::GET) if environment.snap_start() => restore_next(environment).await,
             ("runtime/restore/error", &Method::POST) if environment.snap_start() => {
-                restore_error(environment, request).await
+                init_error(environment, request, Event::RestoreError, meter).await
             }
             ("ping" | "runtime/invocation/next" | "runtime/init/error", _) => not_allowed(),
             _ => match answer_route(rest) {
-                Some((id, failed)) if method == Method::POST => answer(environment, request, id, failed).await,
+                Some((id, failed)) if method == Method::POST => answer(environment, request, id, failed, meter).await,
                 Some(_) => not_allowed(),
                 None => not_found(),
             },
@@ -111,35 +120,40 @@ async fn restore_next(environment: &Arc<Environment>) -> Reply {
     }
 }
 
-async fn init_error(environment: &Arc<Environment>, request: Request<Incoming>) -> Reply {
-    let (parts, incoming) = request.into_parts();
-    let Ending::Whole(bytes) = body::collect(incoming, environment.bounds().error_bytes).await else {
-        return too_large(environment.bounds().error_bytes);
-    };
-    if let Err(misuse) = environment.on(Event::InitError) {
+/// `init/error` and `restore/error`. As below, a body is read only for who may send one, by a task of its own.
+async fn init_error(environment: &Arc<Environment>, request: Request<Incoming>, event: Event, meter: &Meter) -> Reply {
+    if let Err(misuse) = environment.on(event) {
         return refuse(&misuse);
     }
-    environment.init_failed(body::posted_error(&parts.headers, bytes)).await;
-    accepted()
-}
-
-async fn restore_error(environment: &Arc<Environment>, request: Request<Incoming>) -> Reply {
-    let (parts, incoming) = request.into_parts();
-    let Ending::Whole(bytes) = body::collect(incoming, environment.bounds().error_bytes).await else {
-        return too_large(environment.bounds().error_bytes);
-    };
-    if let Err(misuse) = environment.on(Event::RestoreError) {
-        return refuse(&misuse);
-    }
-    environment.init_failed(body::posted_error(&parts.headers, bytes)).await;
-    accepted()
+    meter.free();
+    let environment = environment.clone();
+    let taking = tokio::spawn(async move {
+        let (parts, incoming) = request.into_parts();
+        let limit = environment.bounds().error_bytes;
+        let (body, reply) = match body::collect(incoming, limit).await {
+            Ending::Whole(bytes) => (bytes, accepted()),
+            Ending::Failed(error) => (error, accepted()),
+            // What it is cannot be told; that it is an error can.
+            Ending::TooLarge => (Bytes::new(), too_large(limit)),
+            Ending::Truncated => (Bytes::new(), truncated()),
+        };
+        environment.init_failed(body::posted_error(&parts.headers, body)).await;
+        reply
+    });
+    taking.await.unwrap_or_else(|_| internal())
 }
 
 /// `…/response` and `…/error`. Who may not answer now is told so before a byte of the body is read.
 ///
 /// From the moment when the state lets the answer in, it is taken by a task of its own. A program may hang up as soon as it has sent
 /// everything; hyper drops what serves it then, and an answer, or half a frame of it, would be lost with that.
-async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: &str, failed: bool) -> Reply {
+async fn answer(
+    environment: &Arc<Environment>,
+    request: Request<Incoming>,
+    id: &str,
+    failed: bool,
+    meter: &Meter,
+) -> Reply {
     let event = if failed { Event::RespondError(id.to_owned()) } else { Event::Respond(id.to_owned()) };
     if !environment.fenced(id, request.headers()) {
         return refuse(&Misuse::UnknownCall);
@@ -148,6 +162,7 @@ async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: 
         return refuse(&misuse);
     }
     let open = environment.answering(id);
+    meter.free();
     let (parts, incoming) = request.into_parts();
     let taking = tokio::spawn(take_answer(open, environment.bounds(), parts.headers, incoming, failed));
     taking.await.unwrap_or_else(|_| internal())

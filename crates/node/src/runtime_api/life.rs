@@ -23,9 +23,11 @@ use super::telemetry::{self, Connecting};
 use super::{Environment, Invoke, Load, News, body, http, peer, random_id, relay};
 use crate::pool::tap::now_ms;
 
-/// Connections to one environment at once, at least, and for each call that it may serve at once. Each may hold a head of
-/// 1 MiB.
-const CONNECTIONS: usize = 64;
+/// Connections to one environment at once: one call at a time and ten extensions need few. Where calls run side by side, AWS's client
+/// for Node.js opens eight for each processor.
+const CONNECTIONS: usize = 32;
+const CONNECTIONS_CONCURRENT: usize = 64;
+/// And for each call that it may serve at once.
 const CONNECTIONS_PER_CALL: usize = 4;
 /// What the program of the runtime is called towards the box's init.
 const RUNTIME: u64 = 0;
@@ -221,7 +223,8 @@ fn environments(mut env: BTreeMap<String, String>, port: u16, token: &str, provi
 
 /// Takes connections, as many at once as there may be.
 async fn accept(environment: Arc<Environment>, listener: TcpListener, host: Option<u32>, calls: usize) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS + CONNECTIONS_PER_CALL * calls));
+    let least = if calls > 1 { CONNECTIONS_CONCURRENT } else { CONNECTIONS };
+    let places = Arc::new(Semaphore::new(least + CONNECTIONS_PER_CALL * calls));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };

@@ -10,6 +10,7 @@ mod http;
 mod life;
 mod peer;
 mod relay;
+mod room;
 mod state;
 mod stream;
 mod subscription;
@@ -242,6 +243,8 @@ struct Environment {
     snap_start: bool,
     token: String,
     telemetry: Telemetry,
+    /// Places for requests that are more than small.
+    large: Arc<Semaphore>,
     /// Where frames go that are for a worker of ours, while there is one.
     worker: Mutex<Option<mpsc::UnboundedSender<Bytes>>>,
     began: Instant,
@@ -297,6 +300,7 @@ impl Environment {
             snap_start,
             token: random_id(),
             telemetry: Telemetry::new(!setup.extensions.is_empty()),
+            large: Arc::new(Semaphore::new(room::LARGE)),
             worker: Mutex::default(),
             began: Instant::now(),
         }
