@@ -370,6 +370,7 @@ impl Life {
                 return Ok(false);
             }
             News::Connect { port, tell } => self.connect(port, tell).await?,
+            News::Idle { id } => self.environment.say_idle(&id).await,
             News::Over => return Ok(false),
         }
         Ok(true)

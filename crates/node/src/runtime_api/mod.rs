@@ -214,6 +214,10 @@ enum News {
         port: u16,
         tell: oneshot::Sender<OwnedFd>,
     },
+    /// The extensions are done with a call too, which was answered before.
+    Idle {
+        id: String,
+    },
     /// It cannot go on: nothing more is to be said.
     Over,
 }
@@ -383,7 +387,12 @@ impl Environment {
                 }
                 Action::Failed(kind, name) => failed = Some((kind, name)),
                 Action::InitDone => self.tell_of_init(inner),
-                Action::CallDone(id) => self.tell_of_end(inner, &id),
+                Action::CallDone(id) => {
+                    self.tell_of_end(inner, &id);
+                    if inner.state.told_of_calls() {
+                        self.news.send(News::Idle { id }).ok();
+                    }
+                }
                 Action::Registered(_) => {}
             }
         }
@@ -432,6 +441,11 @@ impl Environment {
         if let Err(error) = self.writer.lock().await.send(header.to_string().as_bytes(), body).await {
             tracing::debug!(%error, "the pool does not listen to an environment");
         }
+    }
+
+    /// The pool is told that everybody is done with a call. Its answer has gone before: nobody is done earlier.
+    async fn say_idle(&self, id: &str) {
+        self.send(&json!({"t": "idle", "id": id}), &[]).await;
     }
 
     /// The pool is told that calls are taken, unless it knows.
@@ -599,7 +613,13 @@ async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8],
     let call = environment.lock().calls.remove(id);
     if let Some(call) = call {
         environment.tell_of_answer(&call, frame["t"] == "error", bytes);
-        environment.send(frame, body).await;
+        if environment.lock().state.told_of_calls() {
+            let mut frame = frame.clone();
+            frame["busy"] = Value::Bool(true);
+            environment.send(&frame, body).await;
+        } else {
+            environment.send(frame, body).await;
+        }
     }
     environment.on(Event::Sent(id.to_owned())).ok();
 }

@@ -254,6 +254,11 @@ impl State {
         &self.extensions
     }
 
+    /// Whether a call is over only when extensions say so too, by asking for the next event.
+    pub fn told_of_calls(&self) -> bool {
+        self.extensions.iter().any(|e| e.invoke)
+    }
+
     /// Takes what happened.
     pub fn on(&mut self, event: Event) -> Step {
         match event {
