@@ -18,8 +18,9 @@ use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::pump::{Log, Pump};
 use super::state::Event;
-use super::telemetry::{self, Connecting};
+use super::telemetry::Connecting;
 use super::{Environment, Invoke, Load, News, body, http, peer, random_id, relay};
 use crate::pool::tap::now_ms;
 
@@ -87,7 +88,7 @@ pub fn serve(served: Served, setup: Setup) -> Sandbox {
 /// What the box prints, on its way to the function's log. Whoever carries it goes on until the last program has ended.
 struct Prints {
     runtime: [pipe::Receiver; 2],
-    log: [Arc<tokio::sync::Mutex<pipe::Sender>>; 2],
+    log: [Log; 2],
 }
 
 impl Prints {
@@ -105,10 +106,12 @@ impl Prints {
     }
 
     /// Carries what the runtime prints; the answer is where extensions are to print.
-    fn carry(self, environment: &Arc<Environment>) -> Arc<tokio::sync::Mutex<pipe::Sender>> {
+    fn carry(self, environment: &Arc<Environment>) -> Log {
         let Prints { runtime, log } = self;
         for (from, to) in runtime.into_iter().zip(&log) {
-            tokio::spawn(telemetry::pump(environment.clone(), "function", from, to.clone()));
+            let pump = Pump::new("function", from, to.clone());
+            environment.prints().push(pump.clone());
+            tokio::spawn(pump.run(environment.telemetry.clone()));
         }
         let [out, _] = log;
         out
@@ -142,7 +145,7 @@ struct Life {
     connecting: Connecting,
     next_connection: u64,
     /// Where extensions print to.
-    log: Option<Arc<tokio::sync::Mutex<pipe::Sender>>>,
+    log: Option<Log>,
 }
 
 async fn live(
@@ -285,8 +288,7 @@ impl Life {
             let places = places.as_ref().map_or(&[][..], |p| &p[..]);
             self.init.run(id, std::slice::from_ref(path), &self.extension_env, false, places).await?;
             if let Some((log, (from, _))) = printed {
-                let pump = telemetry::pump(self.environment.clone(), "extension", from, log);
-                tokio::spawn(pump);
+                tokio::spawn(Pump::new("extension", from, log).run(self.environment.telemetry.clone()));
             }
         }
         Ok(())

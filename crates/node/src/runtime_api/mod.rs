@@ -9,6 +9,7 @@ mod extensions;
 mod http;
 mod life;
 mod peer;
+mod pump;
 mod relay;
 mod room;
 mod state;
@@ -32,6 +33,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use life::{Setup, serve};
+use pump::Pump;
 pub use state::MAX_EXTENSIONS;
 use state::{Action, Event, Misuse, State};
 use telemetry::Telemetry;
@@ -246,7 +248,9 @@ struct Environment {
     about: About,
     snap_start: bool,
     token: String,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
+    /// What the runtime prints, where that is looked at on its way.
+    prints: Mutex<Vec<Arc<Pump>>>,
     /// Places for requests that are more than small.
     large: Arc<Semaphore>,
     /// Where frames go that are for a worker of ours, while there is one.
@@ -303,7 +307,8 @@ impl Environment {
             about,
             snap_start,
             token: random_id(),
-            telemetry: Telemetry::new(!setup.extensions.is_empty()),
+            telemetry: Arc::new(Telemetry::new(!setup.extensions.is_empty())),
+            prints: Mutex::default(),
             large: Arc::new(Semaphore::new(room::LARGE)),
             worker: Mutex::default(),
             began: Instant::now(),
@@ -326,8 +331,20 @@ impl Environment {
         self.snap_start
     }
 
-    fn telemetry(&self) -> &Telemetry {
+    fn telemetry(&self) -> &Arc<Telemetry> {
         &self.telemetry
+    }
+
+    fn prints(&self) -> MutexGuard<'_, Vec<Arc<Pump>>> {
+        self.prints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the runtime has printed until now goes on to the log before what follows.
+    async fn drain(&self) {
+        let pumps = self.prints().clone();
+        for pump in pumps {
+            pump.drain(&self.telemetry).await;
+        }
     }
 
     /// The name of the extension with this identifier.
@@ -458,6 +475,7 @@ impl Environment {
 
     /// Initialisation has failed with this error: the answer to whoever waits for it, and the end.
     async fn init_failed(&self, body: Bytes) {
+        self.drain().await;
         if !std::mem::replace(&mut self.lock().told, true) {
             self.send(&serde_json::json!({"t": "init_error"}), &body).await;
         } else {
@@ -470,6 +488,7 @@ impl Environment {
 
     /// It cannot go on. Every open call is answered with this error, under its own id.
     async fn fail_all(&self, kind: &str, error: impl Fn(&str) -> String) {
+        self.drain().await;
         if !std::mem::replace(&mut self.lock().told, true) {
             self.send(&serde_json::json!({"t": "init_error"}), error("").as_bytes()).await;
         } else {
@@ -610,6 +629,7 @@ fn truncated_error(id: &str) -> Bytes {
 /// The answer goes to the pool before the runtime hears that it was taken. A call that was answered meanwhile by somebody
 /// else (its environment failed) is not answered twice.
 async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8], bytes: usize) {
+    environment.drain().await;
     let call = environment.lock().calls.remove(id);
     if let Some(call) = call {
         environment.tell_of_answer(&call, frame["t"] == "error", bytes);

@@ -336,51 +336,6 @@ fn timestamp(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
 }
 
-/// Takes what a program prints on to the function's log, and tells of its lines.
-pub async fn pump(
-    environment: Arc<Environment>,
-    kind: &'static str,
-    from: tokio::net::unix::pipe::Receiver,
-    to: Arc<tokio::sync::Mutex<tokio::net::unix::pipe::Sender>>,
-) {
-    use tokio::io::AsyncReadExt;
-    /// The longest line that is told whole, in bytes.
-    const MAX_LINE: usize = 32 << 10;
-    let mut from = from;
-    let mut line = Vec::new();
-    let mut chunk = vec![0u8; 8192];
-    loop {
-        let read = match from.read(&mut chunk).await {
-            Ok(0) | Err(_) => break,
-            Ok(n) => &chunk[..n],
-        };
-        for part in read.split_inclusive(|b| *b == b'\n') {
-            line.extend_from_slice(part);
-            let whole = line.ends_with(b"\n") || line.len() > MAX_LINE;
-            if whole && !whole_line(&environment, kind, &mut line, &to).await {
-                return;
-            }
-        }
-    }
-    if !line.is_empty() {
-        whole_line(&environment, kind, &mut line, &to).await;
-    }
-}
-
-async fn whole_line(
-    environment: &Environment,
-    kind: &'static str,
-    line: &mut Vec<u8>,
-    to: &tokio::sync::Mutex<tokio::net::unix::pipe::Sender>,
-) -> bool {
-    let text = String::from_utf8_lossy(line);
-    environment.telemetry().tell(kind, kind, Value::from(text.trim_end_matches(['\n', '\r'])));
-    // Whole lines, so that what two programs print does not run together.
-    let written = to.lock().await.write_all(line).await.is_ok();
-    line.clear();
-    written
-}
-
 /// Connections that deliveries have asked the box's init for.
 #[derive(Default)]
 pub struct Connecting(HashMap<u64, oneshot::Sender<OwnedFd>>);
