@@ -320,12 +320,12 @@ async fn post(
         }
         Ok(())
     };
+    tokio::pin!(exchange);
     tokio::select! {
-        done = exchange => done,
-        ended = connection => {
-            ended?;
-            Err("the connection ended before the answer".into())
-        }
+        biased;
+        done = &mut exchange => done,
+        // It may end with the answer: then that is there. What went wrong otherwise, the exchange knows as well.
+        _ = connection => exchange.await,
     }
 }
 
