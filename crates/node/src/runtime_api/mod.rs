@@ -230,8 +230,8 @@ struct Inner {
     calls: HashMap<String, Arc<Call>>,
     /// Calls that telemetry has been told of and that are not over.
     started: HashSet<String>,
-    /// How long the answered calls took that are not over, in milliseconds.
-    took: HashMap<String, f64>,
+    /// How long the answered calls took that are not over, in milliseconds, and how they ended.
+    took: HashMap<String, (f64, &'static str)>,
     /// The pool has been told how initialisation went.
     told: bool,
     shutdown_ms: u64,
@@ -551,8 +551,8 @@ impl Environment {
 
     fn tell_of_answer(&self, call: &Call, failed: bool, bytes: usize) {
         let took = milliseconds(call.arrived.elapsed());
-        self.lock().took.insert(call.id.clone(), took);
         let status = if failed { "error" } else { "success" };
+        self.lock().took.insert(call.id.clone(), (took, status));
         let metrics = json!({"durationMs": took, "producedBytes": bytes});
         let record = json!({"requestId": call.id, "status": status, "metrics": metrics});
         self.telemetry.tell("platform", "platform.runtimeDone", record);
@@ -560,12 +560,12 @@ impl Environment {
 
     fn tell_of_end(&self, inner: &mut Inner, id: &str) {
         inner.started.remove(id);
-        let took = inner.took.remove(id).unwrap_or_default();
+        let (took, status) = inner.took.remove(id).unwrap_or((0.0, "success"));
         let metrics = json!({
             "durationMs": took, "billedDurationMs": took.ceil(), "memorySizeMB": self.about.memory_mib,
             "maxMemoryUsedMB": self.process.peak_memory() >> 20,
         });
-        let record = json!({"requestId": id, "status": "success", "metrics": metrics});
+        let record = json!({"requestId": id, "status": status, "metrics": metrics});
         self.telemetry.tell("platform", "platform.report", record);
     }
 }
