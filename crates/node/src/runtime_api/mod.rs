@@ -17,7 +17,7 @@ mod stream;
 mod subscription;
 mod telemetry;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -358,13 +358,12 @@ impl Environment {
 
     /// Takes what happened, and does what follows from it.
     fn on(&self, event: Event) -> Result<(), Misuse> {
-        let mut inner = self.lock();
+        self.on_locked(&mut self.lock(), event)
+    }
+
+    fn on_locked(&self, inner: &mut Inner, event: Event) -> Result<(), Misuse> {
         let actions = inner.state.on(event)?;
-        let failed = self.carry_out(&mut inner, actions);
-        drop(inner);
-        if let Some((kind, name)) = failed {
-            self.news.send(News::Failed { kind, name }).ok();
-        }
+        self.carry_out(inner, actions);
         Ok(())
     }
 
@@ -378,20 +377,19 @@ impl Environment {
         id.ok_or(Misuse::UnknownExtension)
     }
 
-    fn carry_out(&self, inner: &mut Inner, actions: Vec<Action>) -> Option<(&'static str, String)> {
-        let mut failed = None;
-        for action in actions {
+    fn carry_out(&self, inner: &mut Inner, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
             match action {
                 Action::StartRuntime => drop(self.news.send(News::StartRuntime)),
                 Action::Ready => drop(self.news.send(News::Ready)),
-                Action::Give(poll, id) | Action::Announce(poll, id) => {
-                    if let Some(call) = inner.calls.get(&id).filter(|_| inner.started.insert(id.clone())) {
-                        self.tell_of_start(call);
-                    }
-                    if let (Some(tell), Some(call)) = (inner.polls.remove(&poll), inner.calls.get(&id)) {
-                        tell.send(Told::Call(call.clone())).ok();
+                Action::Give(poll, id) => {
+                    if !self.hand_over(inner, poll, &id) {
+                        actions.extend(inner.state.on(Event::NotTaken(id)).unwrap_or_default());
                     }
                 }
+                // An extension that has gone away asks again, or its program has ended, which others see.
+                Action::Announce(poll, id) => drop(self.hand_over(inner, poll, &id)),
                 Action::SayShutdown(poll) => {
                     if let Some(tell) = inner.polls.remove(&poll) {
                         tell.send(Told::Shutdown { reason: "spindown", deadline_ms: inner.shutdown_ms }).ok();
@@ -402,7 +400,7 @@ impl Environment {
                         tell.send(Told::Restored).ok();
                     }
                 }
-                Action::Failed(kind, name) => failed = Some((kind, name)),
+                Action::Failed(kind, name) => drop(self.news.send(News::Failed { kind, name })),
                 Action::InitDone => self.tell_of_init(inner),
                 Action::CallDone(id) => {
                     self.tell_of_end(inner, &id);
@@ -413,25 +411,40 @@ impl Environment {
                 Action::Registered(_) => {}
             }
         }
-        failed
     }
 
-    /// Waits for what a `…/next` asks for. Whoever gives up waiting is forgotten.
+    /// Answers a poll with a call. `false`: whoever polled has gone away, and the call is still to be made.
+    fn hand_over(&self, inner: &mut Inner, poll: u64, id: &str) -> bool {
+        let Some(call) = inner.calls.get(id).cloned() else { return true };
+        let Some(tell) = inner.polls.remove(&poll) else { return false };
+        if inner.started.insert(id.to_owned()) {
+            self.tell_of_start(&call);
+        }
+        tell.send(Told::Call(call)).is_ok()
+    }
+
+    /// Waits for what a `…/next` asks for. Whoever gives up waiting is forgotten, and a call that it was given and did not take
+    /// is given to another.
     async fn wait(&self, event: impl FnOnce(u64) -> Event) -> Result<Told, Misuse> {
-        struct Poll<'a>(&'a Environment, u64);
+        struct Poll<'a>(&'a Environment, u64, oneshot::Receiver<Told>);
         impl Drop for Poll<'_> {
             fn drop(&mut self) {
-                self.0.lock().polls.remove(&self.1);
-                self.0.on(Event::PollGone(self.1)).ok();
+                // Under one lock: a poll is given something, or it has gone away.
+                let mut inner = self.0.lock();
+                inner.polls.remove(&self.1);
+                self.0.on_locked(&mut inner, Event::PollGone(self.1)).ok();
+                if let Ok(Told::Call(call)) = self.2.try_recv() {
+                    self.0.on_locked(&mut inner, Event::NotTaken(call.id.clone())).ok();
+                }
             }
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (tell, told) = oneshot::channel();
         self.lock().polls.insert(number, tell);
-        let _poll = Poll(self, number);
+        let mut poll = Poll(self, number, told);
         self.on(event(number))?;
         // The sender is dropped only with the environment.
-        told.await.map_err(|_| Misuse::UnknownCall)
+        (&mut poll.2).await.map_err(|_| Misuse::UnknownCall)
     }
 
     /// Whether an answer to this call is for this delivery of it, as far as it says.
