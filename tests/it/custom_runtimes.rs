@@ -416,7 +416,7 @@ fn environments_come_and_go_without_a_trace() {
 }
 
 /// The server's memory, in MiB.
-fn resident(server: &Server) -> u64 {
+pub fn resident(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid)).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
@@ -441,8 +441,8 @@ fn a_runtime_that_floods_its_api_harms_itself_alone() {
                 std::thread::sleep(Duration::from_millis(20));
             }
             let answer = flood.join().unwrap();
-            // One connection's head is 1 MiB and a little, and there are 68; a reader holds it twice at times.
-            assert!(most < before + 250, "{kind}: the server grew from {before} to {most} MiB");
+            // Few connections may send more than 64 KiB that nobody asked for; answers are 6 MiB, and a reader holds one twice at times.
+            assert!(most < before + 60, "{kind}: the server grew from {before} to {most} MiB");
             answer
         });
         // Its own call is answered too, as soon as it lets go; but for the flood that answers it by itself, badly.

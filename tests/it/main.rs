@@ -31,6 +31,7 @@ mod pollers;
 mod powertools;
 mod queue;
 mod recorded;
+mod rough;
 mod ruby;
 mod runtime_clients;
 mod sdks;

@@ -217,6 +217,9 @@ pub struct Process {
     pidfd: OwnedFd,
     group: Option<Group>,
     frozen: AtomicBool,
+    /// How often it was frozen, and who waits until it is not.
+    freezes: AtomicU64,
+    thawed: tokio::sync::Notify,
     peak: Mutex<Peak>,
     ended: watch::Receiver<Option<End>>,
     /// Whoever says good-bye to its programs when it is retired.
@@ -668,8 +671,16 @@ impl Process {
         let (tell, ended) = watch::channel(None);
         let peak = Mutex::new(Peak { file: group.as_ref().and_then(Group::peak_file), read: None });
         let pidfd = started.pidfd;
-        let process =
-            Arc::new(Process { pidfd, group, frozen: AtomicBool::new(false), peak, ended, farewell: Mutex::default() });
+        let process = Arc::new(Process {
+            pidfd,
+            group,
+            frozen: AtomicBool::new(false),
+            freezes: AtomicU64::new(0),
+            thawed: tokio::sync::Notify::new(),
+            peak,
+            ended,
+            farewell: Mutex::default(),
+        });
         tokio::spawn(process.clone().watch_end(started.exit, tell, uid));
         process
     }
@@ -733,6 +744,7 @@ impl Process {
             }
             if self.frozen.swap(false, Ordering::AcqRel) {
                 group.thaw();
+                self.thawed.notify_waiters();
             }
         }
     }
@@ -763,9 +775,11 @@ impl Process {
     pub fn freeze(&self) -> bool {
         // Said before it is done: whoever kills it meanwhile has to thaw it.
         self.frozen.store(true, Ordering::Release);
+        self.freezes.fetch_add(1, Ordering::AcqRel);
         let done = self.group.as_ref().is_some_and(Group::freeze);
         if !done {
             self.frozen.store(false, Ordering::Release);
+            self.thawed.notify_waiters();
         } else if self.is_over() || !self.frozen.load(Ordering::Acquire) {
             // Killed in between.
             self.thaw_now();
@@ -785,7 +799,27 @@ impl Process {
             && let Some(group) = &self.group
         {
             group.thaw();
+            self.thawed.notify_waiters();
         }
+    }
+
+    /// Waits until it is not frozen.
+    pub async fn running(&self) {
+        loop {
+            let thawed = self.thawed.notified();
+            tokio::pin!(thawed);
+            // From here on no notice is missed.
+            thawed.as_mut().enable();
+            if !self.frozen.load(Ordering::Acquire) {
+                return;
+            }
+            thawed.await;
+        }
+    }
+
+    /// How often it has been frozen, or nearly. The same number before and after some time: it was not frozen meanwhile.
+    pub fn freezes(&self) -> u64 {
+        self.freezes.load(Ordering::Acquire)
     }
 
     /// Puts the CPU limit in force: initialisation runs without one, as on AWS Lambda.

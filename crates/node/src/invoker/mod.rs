@@ -265,6 +265,8 @@ struct Got {
     first: bool,
     /// What the handler took by itself, as far as that is known.
     handler: Option<Duration>,
+    /// What tells that the instance is done with the call, where that is not with its answer; and until when it has to be.
+    busy: Option<(oneshot::Receiver<()>, Instant)>,
 }
 
 impl Invoker {
@@ -331,7 +333,7 @@ impl Invoker {
         }
         let birth = instance.birth;
         let cost = if first { (birth.start + birth.init).min(waited) } else { Duration::ZERO };
-        let mut got = Got { lease, queue: waited - cost, birth, first, handler: None };
+        let mut got = Got { lease, queue: waited - cost, birth, first, handler: None, busy: None };
         let behind = got.lease.behind;
         let timeout = config.timeout.duration();
         let id = &invocation.id;
@@ -366,9 +368,10 @@ impl Invoker {
             }
         };
         let patience = if behind { timeout + 2 * STUCK } else { timeout };
-        let answered = tokio::time::timeout(patience, calling).await;
+        let mut answered = tokio::time::timeout(patience, calling).await;
         let mut run = sent.elapsed();
-        if let Ok(Ok(answered)) = &answered {
+        if let Ok(Ok(answered)) = &mut answered {
+            got.busy = answered.busy.take().map(|over| (over, sent + timeout));
             run = run.min(answered.run);
             got.queue += sent.elapsed().saturating_sub(run);
             // Answers to calls that were sent one behind the other come in bunches: when they come says little.
@@ -430,7 +433,10 @@ impl Invoker {
         let log_tail = instance.tap.finish(id, hint.into_iter().chain(pool.system.end(&end)));
         let result = match result {
             Ok(answer) => {
-                got.lease.done(got.handler);
+                match got.busy {
+                    Some((over, until)) => got.lease.done_when(over, until, got.handler),
+                    None => got.lease.done(got.handler),
+                }
                 answer
             }
             Err((cause, body)) => {

@@ -115,20 +115,29 @@ pub struct Answered {
     pub run: Duration,
     /// What the worker says that the handler took: without what it waited for a processor before.
     pub own: Option<Duration>,
+    /// Programs beside the worker are still at work for this call. What comes, or breaks off, when they are not.
+    pub busy: Option<oneshot::Receiver<()>>,
 }
 
 impl From<WorkerAnswer> for Answered {
     fn from(answer: WorkerAnswer) -> Self {
-        Answered { answer, run: Duration::ZERO, own: None }
+        Answered { answer, run: Duration::ZERO, own: None, busy: None }
     }
+}
+
+/// What a worker says of a call besides its answer.
+#[derive(Debug, Default)]
+struct Account {
+    own: Option<Duration>,
+    busy: Option<oneshot::Receiver<()>>,
 }
 
 impl Open {
     /// `front_since`: since when no call that was sent earlier has been open.
-    fn answer(self, answer: WorkerAnswer, own: Option<Duration>, front_since: Instant) {
+    fn answer(self, answer: WorkerAnswer, said: Account, front_since: Instant) {
         let began = if self.behind { self.sent.max(front_since) } else { self.sent };
         // A receiver that is gone means that the caller went away: the answer is nobody's.
-        self.waiter.send(Answered { answer, run: began.elapsed(), own }).ok();
+        self.waiter.send(Answered { answer, run: began.elapsed(), own: said.own, busy: said.busy }).ok();
     }
 }
 
@@ -139,6 +148,8 @@ struct Talk {
     open: VecDeque<Open>,
     /// Calls that were withdrawn, and that the worker has not come across yet.
     stale: Vec<RequestId>,
+    /// Calls that were answered and that programs beside the worker are still at work for.
+    busy: Vec<(RequestId, oneshot::Sender<()>)>,
     /// Since when the first of the open calls has been the first.
     front_since: Instant,
 }
@@ -170,6 +181,9 @@ pub(super) enum Said<'a> {
         /// How long the handler took, as the worker measured it, in microseconds.
         #[serde(default)]
         us: Option<u64>,
+        /// `idle` will say when the instance is done with this call.
+        #[serde(default)]
+        busy: bool,
     },
     /// The answer begins; the body is its first piece, if there is one.
     Stream {
@@ -186,6 +200,8 @@ pub(super) enum Said<'a> {
         id: RequestId,
         #[serde(default)]
         us: Option<u64>,
+        #[serde(default)]
+        busy: bool,
     },
     Error {
         id: RequestId,
@@ -194,6 +210,12 @@ pub(super) enum Said<'a> {
         /// The worker ends after this answer.
         #[serde(default)]
         last: bool,
+        #[serde(default)]
+        busy: bool,
+    },
+    /// Everybody is done with this call, which was answered before.
+    Idle {
+        id: RequestId,
     },
     /// A withdrawn call, come across.
     Skipped {
@@ -246,7 +268,12 @@ impl Instance {
             writer: tokio::sync::Mutex::new(channel.writer),
             claims,
             claimless: AtomicBool::new(false),
-            talk: Mutex::new(Talk { open: VecDeque::new(), stale: Vec::new(), front_since: Instant::now() }),
+            talk: Mutex::new(Talk {
+                open: VecDeque::new(),
+                stale: Vec::new(),
+                busy: Vec::new(),
+                front_since: Instant::now(),
+            }),
             dead: AtomicBool::new(false),
             served: AtomicU64::new(0),
             coming: AtomicU32::new(0),
@@ -352,9 +379,10 @@ impl Instance {
         lock(&self.talk).front_since.elapsed() >= STUCK
     }
 
-    /// Whether this call has been sent and not answered.
+    /// Whether this call has been sent, and is not answered or not over.
     pub fn has(&self, id: &RequestId) -> bool {
-        lock(&self.talk).open.iter().any(|open| open.id == *id)
+        let talk = lock(&self.talk);
+        talk.open.iter().any(|open| open.id == *id) || talk.busy.iter().any(|(busy, _)| busy == id)
     }
 
     /// Takes back every call that the worker has not begun. Returns whether this one is not with the worker any more.
@@ -387,7 +415,7 @@ impl Instance {
     }
 
     /// Hands an answer to whoever waits for it; `None` when nobody was to get one.
-    fn settle(&self, id: &RequestId, answer: WorkerAnswer, own: Option<Duration>) -> Option<()> {
+    fn settle(&self, id: &RequestId, answer: WorkerAnswer, own: Option<Duration>, busy: bool) -> Option<()> {
         let mut talk = lock(&self.talk);
         let at = talk.open.iter().position(|open| open.id == *id)?;
         match (&answer, &talk.open.get(at)?.stream) {
@@ -395,7 +423,13 @@ impl Instance {
             _ => {}
         }
         let front_since = std::mem::replace(&mut talk.front_since, Instant::now());
-        talk.open.remove(at)?.answer(answer, own, front_since);
+        let mut said = Account { own, busy: None };
+        if busy {
+            let (tell, over) = oneshot::channel();
+            talk.busy.push((id.clone(), tell));
+            said.busy = Some(over);
+        }
+        talk.open.remove(at)?.answer(answer, said, front_since);
         Some(())
     }
 
@@ -423,6 +457,15 @@ impl Instance {
         if piece.is_empty() { Ok(()) } else { inlet.put(piece) }
     }
 
+    fn idle(&self, id: &RequestId) -> Result<(), Breach> {
+        let mut talk = lock(&self.talk);
+        let at = talk.busy.iter().position(|(busy, _)| busy == id);
+        let at = at.ok_or_else(|| Breach::Protocol("an end of a call that was over".into()))?;
+        // A receiver that is gone has given the instance up, or will see that the call is over.
+        talk.busy.swap_remove(at).1.send(()).ok();
+        Ok(())
+    }
+
     fn skipped(&self, id: &RequestId) -> Result<(), Breach> {
         let mut talk = lock(&self.talk);
         if let Some(at) = talk.stale.iter().position(|stale| stale == id) {
@@ -445,12 +488,14 @@ impl Instance {
         let said = serde_json::from_slice::<Said<'_>>(header)
             .map_err(|error| Breach::Protocol(format!("a frame that nobody understands: {error}")))?;
         let mut own = None;
+        let is_busy;
         let (id, answer) = match said {
-            Said::Reply { id, http, us } => {
-                own = us.map(Duration::from_micros);
+            Said::Reply { id, http, us, busy } => {
+                (own, is_busy) = (us.map(Duration::from_micros), busy);
                 (id, WorkerAnswer::Reply { http, body })
             }
-            Said::Error { id, kind, last } => {
+            Said::Error { id, kind, last, busy } => {
+                is_busy = busy;
                 if last {
                     self.dead.store(true, Ordering::Release);
                 }
@@ -458,15 +503,16 @@ impl Instance {
             }
             Said::Stream { id, http } => return self.begin_stream(&id, http, body),
             Said::Chunk { id } => return self.piece(&id, body),
-            Said::End { id, us } => {
+            Said::End { id, us, busy } => {
                 self.piece(&id, body)?;
-                own = us.map(Duration::from_micros);
+                (own, is_busy) = (us.map(Duration::from_micros), busy);
                 (id, WorkerAnswer::Ended)
             }
             Said::Skipped { id } => return self.skipped(&id),
+            Said::Idle { id } => return self.idle(&id),
             _ => return Err(Breach::Protocol("a frame out of turn".into())),
         };
-        self.settle(&id, answer, own).ok_or_else(|| Breach::Protocol("an answer to no open invocation".into()))
+        self.settle(&id, answer, own, is_busy).ok_or_else(|| Breach::Protocol("an answer to no open invocation".into()))
     }
 
     fn fail_all(&self, breach: Breach) {
@@ -475,8 +521,9 @@ impl Instance {
         self.take_back(&mut talk);
         let front_since = talk.front_since;
         for open in talk.open.drain(..) {
-            open.answer(WorkerAnswer::Broken(breach.clone()), None, front_since);
+            open.answer(WorkerAnswer::Broken(breach.clone()), Account::default(), front_since);
         }
+        talk.busy.clear();
     }
 }
 

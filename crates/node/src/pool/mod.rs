@@ -306,6 +306,23 @@ impl Lease {
         self.pool.give_back(&self.instance, run);
     }
 
+    /// Gives it back when the programs beside the worker are done with the call, which has been answered. They have until then;
+    /// whoever takes longer has overrun the function's timeout, as on AWS.
+    pub fn done_when(self, over: oneshot::Receiver<()>, until: Instant, run: Option<Duration>) {
+        tokio::spawn(async move {
+            match tokio::time::timeout_at(until.into(), over).await {
+                Ok(Ok(())) => self.done(run),
+                // The instance has ended.
+                Ok(Err(_)) => self.failed(),
+                Err(_) => {
+                    let text = "offshoot: the instance was stopped: its extensions did not ask for the next event within the timeout";
+                    self.instance.tap.note(text);
+                    self.failed();
+                }
+            }
+        });
+    }
+
     /// The call ended in a way after which the instance is good for nothing: it ends now.
     pub fn failed(mut self) {
         self.finished = true;

@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::body::{self, Ending};
+use super::room::{Bounded, Meter};
 use super::state::{Event, Misuse};
-use super::{Environment, Told, stream};
-use super::{durable, extensions};
+use super::{Answering, Bounds, Environment, Told, durable, extensions, stream};
 
 /// Room for the head of a request, in bytes: clients send causes of errors of up to 1 MiB in one header.
 const MAX_HEAD: usize = (1 << 20) + (64 << 10);
@@ -37,9 +37,17 @@ pub type Reply = Response<Full<Bytes>>;
 /// Serves one connection to its end.
 pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
     stream.set_nodelay(true).ok();
+    let meter = Arc::new(Meter::default());
+    let stream = Bounded::new(stream, meter.clone(), environment.large.clone());
     let service = service_fn(move |request| {
-        let environment = environment.clone();
-        async move { Ok::<_, Infallible>(route(&environment, request).await) }
+        let (environment, meter) = (environment.clone(), meter.clone());
+        async move {
+            let mut reply = route(&environment, request, &meter).await;
+            if meter.answered() {
+                reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(reply)
+        }
     });
     let done = hyper::server::conn::http1::Builder::new()
         // No time limit: between two requests of a runtime lies a call, and its connections are counted.
@@ -56,21 +64,21 @@ pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
     }
 }
 
-async fn route(environment: &Arc<Environment>, request: Request<Incoming>) -> Reply {
+async fn route(environment: &Arc<Environment>, request: Request<Incoming>, meter: &Meter) -> Reply {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     if let Some(rest) = path.strip_prefix(RUNTIME) {
         return match (rest, &method) {
             ("ping", &Method::GET) => text(StatusCode::OK, "pong"),
             ("runtime/invocation/next", &Method::GET) => next(environment).await,
-            ("runtime/init/error", &Method::POST) => init_error(environment, request).await,
+            ("runtime/init/error", &Method::POST) => init_error(environment, request, Event::InitError, meter).await,
             ("runtime/restore/next", &Method::GET) if environment.snap_start() => restore_next(environment).await,
             ("runtime/restore/error", &Method::POST) if environment.snap_start() => {
-                restore_error(environment, request).await
+                init_error(environment, request, Event::RestoreError, meter).await
             }
             ("ping" | "runtime/invocation/next" | "runtime/init/error", _) => not_allowed(),
             _ => match answer_route(rest) {
-                Some((id, failed)) if method == Method::POST => answer(environment, request, id, failed).await,
+                Some((id, failed)) if method == Method::POST => answer(environment, request, id, failed, meter).await,
                 Some(_) => not_allowed(),
                 None => not_found(),
             },
@@ -114,32 +122,40 @@ async fn restore_next(environment: &Arc<Environment>) -> Reply {
     }
 }
 
-async fn init_error(environment: &Arc<Environment>, request: Request<Incoming>) -> Reply {
-    let (parts, incoming) = request.into_parts();
-    let Ending::Whole(bytes) = body::collect(incoming, environment.bounds().error_bytes).await else {
-        return too_large(environment.bounds().error_bytes);
-    };
-    if let Err(misuse) = environment.on(Event::InitError) {
+/// `init/error` and `restore/error`. As below, a body is read only for who may send one, by a task of its own.
+async fn init_error(environment: &Arc<Environment>, request: Request<Incoming>, event: Event, meter: &Meter) -> Reply {
+    if let Err(misuse) = environment.on(event) {
         return refuse(&misuse);
     }
-    environment.init_failed(body::posted_error(&parts.headers, bytes)).await;
-    accepted()
-}
-
-async fn restore_error(environment: &Arc<Environment>, request: Request<Incoming>) -> Reply {
-    let (parts, incoming) = request.into_parts();
-    let Ending::Whole(bytes) = body::collect(incoming, environment.bounds().error_bytes).await else {
-        return too_large(environment.bounds().error_bytes);
-    };
-    if let Err(misuse) = environment.on(Event::RestoreError) {
-        return refuse(&misuse);
-    }
-    environment.init_failed(body::posted_error(&parts.headers, bytes)).await;
-    accepted()
+    meter.free();
+    let environment = environment.clone();
+    let taking = tokio::spawn(async move {
+        let (parts, incoming) = request.into_parts();
+        let limit = environment.bounds().error_bytes;
+        let (body, reply) = match body::collect(incoming, limit).await {
+            Ending::Whole(bytes) => (bytes, accepted()),
+            Ending::Failed(error) => (error, accepted()),
+            // What it is cannot be told; that it is an error can.
+            Ending::TooLarge => (Bytes::new(), too_large(limit)),
+            Ending::Truncated => (Bytes::new(), truncated()),
+        };
+        environment.init_failed(body::posted_error(&parts.headers, body)).await;
+        reply
+    });
+    taking.await.unwrap_or_else(|_| internal())
 }
 
 /// `…/response` and `…/error`. Who may not answer now is told so before a byte of the body is read.
-async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: &str, failed: bool) -> Reply {
+///
+/// From the moment when the state lets the answer in, it is taken by a task of its own. A program may hang up as soon as it has sent
+/// everything; hyper drops what serves it then, and an answer, or half a frame of it, would be lost with that.
+async fn answer(
+    environment: &Arc<Environment>,
+    request: Request<Incoming>,
+    id: &str,
+    failed: bool,
+    meter: &Meter,
+) -> Reply {
     let event = if failed { Event::RespondError(id.to_owned()) } else { Event::Respond(id.to_owned()) };
     if !environment.fenced(id, request.headers()) {
         return refuse(&Misuse::UnknownCall);
@@ -147,24 +163,30 @@ async fn answer(environment: &Arc<Environment>, request: Request<Incoming>, id: 
     if let Err(misuse) = environment.on(event) {
         return refuse(&misuse);
     }
-    let limit = environment.bounds().reply_bytes;
     let open = environment.answering(id);
+    meter.free();
     let (parts, incoming) = request.into_parts();
-    if !failed && !mode_is_known(&parts.headers) {
+    let taking = tokio::spawn(take_answer(open, environment.bounds(), parts.headers, incoming, failed));
+    taking.await.unwrap_or_else(|_| internal())
+}
+
+async fn take_answer(open: Answering, bounds: Bounds, headers: HeaderMap, incoming: Incoming, failed: bool) -> Reply {
+    let limit = bounds.reply_bytes;
+    if !failed && !mode_is_known(&headers) {
         let kind = "Runtime.InvalidResponseModeHeader";
         open.fail("handler", Bytes::from(body::error(kind, "Invalid function response mode"))).await;
         return error(StatusCode::BAD_REQUEST, "InvalidFunctionResponseMode", "Invalid function response mode");
     }
-    if !failed && open.streams() && body::is_stream(&parts.headers, incoming.size_hint().exact()) {
-        return stream::pass_on(open, &parts.headers, incoming, environment.bounds().stream_bytes).await;
+    if !failed && open.streams() && body::is_stream(&headers, incoming.size_hint().exact()) {
+        return stream::pass_on(open, &headers, incoming, bounds.stream_bytes).await;
     }
     match body::collect(incoming, limit).await {
         Ending::Whole(bytes) if failed => {
-            open.fail("handler", body::posted_error(&parts.headers, bytes)).await;
+            open.fail("handler", body::posted_error(&headers, bytes)).await;
             accepted()
         }
         Ending::Whole(bytes) => {
-            let http = body::head(&parts.headers).filter(|_| body::has_prelude(&parts.headers));
+            let http = body::head(&headers).filter(|_| body::has_prelude(&headers));
             open.reply(http.as_ref(), bytes).await;
             accepted()
         }

@@ -18,15 +18,18 @@ use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::pump::{Log, Pump};
 use super::state::Event;
-use super::telemetry::{self, Connecting};
+use super::telemetry::Connecting;
 use super::{Environment, Invoke, Load, News, body, http, peer, random_id, relay};
 use crate::durable::Gate;
 use crate::pool::tap::now_ms;
 
-/// Connections to one environment at once, at least, and for each call that it may serve at once. Each may hold a head of
-/// 1 MiB.
-const CONNECTIONS: usize = 64;
+/// Connections to one environment at once: one call at a time and ten extensions need few. Where calls run side by side, AWS's client
+/// for Node.js opens eight for each processor.
+const CONNECTIONS: usize = 32;
+const CONNECTIONS_CONCURRENT: usize = 64;
+/// And for each call that it may serve at once.
 const CONNECTIONS_PER_CALL: usize = 4;
 /// What the program of the runtime is called towards the box's init.
 const RUNTIME: u64 = 0;
@@ -88,7 +91,7 @@ pub fn serve(served: Served, setup: Setup) -> Sandbox {
 /// What the box prints, on its way to the function's log. Whoever carries it goes on until the last program has ended.
 struct Prints {
     runtime: [pipe::Receiver; 2],
-    log: [Arc<tokio::sync::Mutex<pipe::Sender>>; 2],
+    log: [Log; 2],
 }
 
 impl Prints {
@@ -106,10 +109,12 @@ impl Prints {
     }
 
     /// Carries what the runtime prints; the answer is where extensions are to print.
-    fn carry(self, environment: &Arc<Environment>) -> Arc<tokio::sync::Mutex<pipe::Sender>> {
+    fn carry(self, environment: &Arc<Environment>) -> Log {
         let Prints { runtime, log } = self;
         for (from, to) in runtime.into_iter().zip(&log) {
-            tokio::spawn(telemetry::pump(environment.clone(), "function", from, to.clone()));
+            let pump = Pump::new("function", from, to.clone());
+            environment.prints().push(pump.clone());
+            tokio::spawn(pump.run(environment.telemetry.clone()));
         }
         let [out, _] = log;
         out
@@ -143,7 +148,7 @@ struct Life {
     connecting: Connecting,
     next_connection: u64,
     /// Where extensions print to.
-    log: Option<Arc<tokio::sync::Mutex<pipe::Sender>>>,
+    log: Option<Log>,
 }
 
 async fn live(
@@ -230,7 +235,8 @@ fn environments(mut env: BTreeMap<String, String>, port: u16, token: &str, provi
 
 /// Takes connections, as many at once as there may be.
 async fn accept(environment: Arc<Environment>, listener: TcpListener, host: Option<u32>, calls: usize) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS + CONNECTIONS_PER_CALL * calls));
+    let least = if calls > 1 { CONNECTIONS_CONCURRENT } else { CONNECTIONS };
+    let places = Arc::new(Semaphore::new(least + CONNECTIONS_PER_CALL * calls));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -291,8 +297,7 @@ impl Life {
             let places = places.as_ref().map_or(&[][..], |p| &p[..]);
             self.init.run(id, std::slice::from_ref(path), &self.extension_env, false, places).await?;
             if let Some((log, (from, _))) = printed {
-                let pump = telemetry::pump(self.environment.clone(), "extension", from, log);
-                tokio::spawn(pump);
+                tokio::spawn(Pump::new("extension", from, log).run(self.environment.telemetry.clone()));
             }
         }
         Ok(())
@@ -376,6 +381,7 @@ impl Life {
                 return Ok(false);
             }
             News::Connect { port, tell } => self.connect(port, tell).await?,
+            News::Idle { id } => self.environment.say_idle(&id).await,
             News::Over => return Ok(false),
         }
         Ok(true)

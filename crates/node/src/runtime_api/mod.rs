@@ -10,13 +10,15 @@ mod extensions;
 mod http;
 mod life;
 mod peer;
+mod pump;
 mod relay;
+mod room;
 mod state;
 mod stream;
 mod subscription;
 mod telemetry;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +35,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use life::{Setup, serve};
+use pump::Pump;
 pub use state::MAX_EXTENSIONS;
 use state::{Action, Event, Misuse, State};
 use telemetry::Telemetry;
@@ -218,6 +221,10 @@ enum News {
         port: u16,
         tell: oneshot::Sender<OwnedFd>,
     },
+    /// The extensions are done with a call too, which was answered before.
+    Idle {
+        id: String,
+    },
     /// It cannot go on: nothing more is to be said.
     Over,
 }
@@ -228,8 +235,8 @@ struct Inner {
     calls: HashMap<String, Arc<Call>>,
     /// Calls that telemetry has been told of and that are not over.
     started: HashSet<String>,
-    /// How long the answered calls took that are not over, in milliseconds.
-    took: HashMap<String, f64>,
+    /// How long the answered calls took that are not over, in milliseconds, and how they ended.
+    took: HashMap<String, (f64, &'static str)>,
     /// The pool has been told how initialisation went.
     told: bool,
     shutdown_ms: u64,
@@ -246,7 +253,11 @@ struct Environment {
     about: About,
     snap_start: bool,
     token: String,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
+    /// What the runtime prints, where that is looked at on its way.
+    prints: Mutex<Vec<Arc<Pump>>>,
+    /// Places for requests that are more than small.
+    large: Arc<Semaphore>,
     /// Where frames go that are for a worker of ours, while there is one.
     worker: Mutex<Option<mpsc::UnboundedSender<Bytes>>>,
     durable: durable::Door,
@@ -302,7 +313,9 @@ impl Environment {
             about,
             snap_start,
             token: random_id(),
-            telemetry: Telemetry::new(!setup.extensions.is_empty()),
+            telemetry: Arc::new(Telemetry::new(!setup.extensions.is_empty())),
+            prints: Mutex::default(),
+            large: Arc::new(Semaphore::new(room::LARGE)),
             worker: Mutex::default(),
             durable: durable::Door::new(setup.durable.clone()),
             began: Instant::now(),
@@ -334,8 +347,20 @@ impl Environment {
         self.lock().calls.keys().cloned().collect()
     }
 
-    fn telemetry(&self) -> &Telemetry {
+    fn telemetry(&self) -> &Arc<Telemetry> {
         &self.telemetry
+    }
+
+    fn prints(&self) -> MutexGuard<'_, Vec<Arc<Pump>>> {
+        self.prints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the runtime has printed until now goes on to the log before what follows.
+    async fn drain(&self) {
+        let pumps = self.prints().clone();
+        for pump in pumps {
+            pump.drain(&self.telemetry).await;
+        }
     }
 
     /// The name of the extension with this identifier.
@@ -349,13 +374,12 @@ impl Environment {
 
     /// Takes what happened, and does what follows from it.
     fn on(&self, event: Event) -> Result<(), Misuse> {
-        let mut inner = self.lock();
+        self.on_locked(&mut self.lock(), event)
+    }
+
+    fn on_locked(&self, inner: &mut Inner, event: Event) -> Result<(), Misuse> {
         let actions = inner.state.on(event)?;
-        let failed = self.carry_out(&mut inner, actions);
-        drop(inner);
-        if let Some((kind, name)) = failed {
-            self.news.send(News::Failed { kind, name }).ok();
-        }
+        self.carry_out(inner, actions);
         Ok(())
     }
 
@@ -369,20 +393,19 @@ impl Environment {
         id.ok_or(Misuse::UnknownExtension)
     }
 
-    fn carry_out(&self, inner: &mut Inner, actions: Vec<Action>) -> Option<(&'static str, String)> {
-        let mut failed = None;
-        for action in actions {
+    fn carry_out(&self, inner: &mut Inner, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
             match action {
                 Action::StartRuntime => drop(self.news.send(News::StartRuntime)),
                 Action::Ready => drop(self.news.send(News::Ready)),
-                Action::Give(poll, id) | Action::Announce(poll, id) => {
-                    if let Some(call) = inner.calls.get(&id).filter(|_| inner.started.insert(id.clone())) {
-                        self.tell_of_start(call);
-                    }
-                    if let (Some(tell), Some(call)) = (inner.polls.remove(&poll), inner.calls.get(&id)) {
-                        tell.send(Told::Call(call.clone())).ok();
+                Action::Give(poll, id) => {
+                    if !self.hand_over(inner, poll, &id) {
+                        actions.extend(inner.state.on(Event::NotTaken(id)).unwrap_or_default());
                     }
                 }
+                // An extension that has gone away asks again, or its program has ended, which others see.
+                Action::Announce(poll, id) => drop(self.hand_over(inner, poll, &id)),
                 Action::SayShutdown(poll) => {
                     if let Some(tell) = inner.polls.remove(&poll) {
                         tell.send(Told::Shutdown { reason: "spindown", deadline_ms: inner.shutdown_ms }).ok();
@@ -393,31 +416,51 @@ impl Environment {
                         tell.send(Told::Restored).ok();
                     }
                 }
-                Action::Failed(kind, name) => failed = Some((kind, name)),
+                Action::Failed(kind, name) => drop(self.news.send(News::Failed { kind, name })),
                 Action::InitDone => self.tell_of_init(inner),
-                Action::CallDone(id) => self.tell_of_end(inner, &id),
+                Action::CallDone(id) => {
+                    self.tell_of_end(inner, &id);
+                    if inner.state.told_of_calls() {
+                        self.news.send(News::Idle { id }).ok();
+                    }
+                }
                 Action::Registered(_) => {}
             }
         }
-        failed
     }
 
-    /// Waits for what a `…/next` asks for. Whoever gives up waiting is forgotten.
+    /// Answers a poll with a call. `false`: whoever polled has gone away, and the call is still to be made.
+    fn hand_over(&self, inner: &mut Inner, poll: u64, id: &str) -> bool {
+        let Some(call) = inner.calls.get(id).cloned() else { return true };
+        let Some(tell) = inner.polls.remove(&poll) else { return false };
+        if inner.started.insert(id.to_owned()) {
+            self.tell_of_start(&call);
+        }
+        tell.send(Told::Call(call)).is_ok()
+    }
+
+    /// Waits for what a `…/next` asks for. Whoever gives up waiting is forgotten, and a call that it was given and did not take
+    /// is given to another.
     async fn wait(&self, event: impl FnOnce(u64) -> Event) -> Result<Told, Misuse> {
-        struct Poll<'a>(&'a Environment, u64);
+        struct Poll<'a>(&'a Environment, u64, oneshot::Receiver<Told>);
         impl Drop for Poll<'_> {
             fn drop(&mut self) {
-                self.0.lock().polls.remove(&self.1);
-                self.0.on(Event::PollGone(self.1)).ok();
+                // Under one lock: a poll is given something, or it has gone away.
+                let mut inner = self.0.lock();
+                inner.polls.remove(&self.1);
+                self.0.on_locked(&mut inner, Event::PollGone(self.1)).ok();
+                if let Ok(Told::Call(call)) = self.2.try_recv() {
+                    self.0.on_locked(&mut inner, Event::NotTaken(call.id.clone())).ok();
+                }
             }
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (tell, told) = oneshot::channel();
         self.lock().polls.insert(number, tell);
-        let _poll = Poll(self, number);
+        let mut poll = Poll(self, number, told);
         self.on(event(number))?;
         // The sender is dropped only with the environment.
-        told.await.map_err(|_| Misuse::UnknownCall)
+        (&mut poll.2).await.map_err(|_| Misuse::UnknownCall)
     }
 
     /// Whether an answer to this call is for this delivery of it, as far as it says.
@@ -446,6 +489,11 @@ impl Environment {
         }
     }
 
+    /// The pool is told that everybody is done with a call. Its answer has gone before: nobody is done earlier.
+    async fn say_idle(&self, id: &str) {
+        self.send(&json!({"t": "idle", "id": id}), &[]).await;
+    }
+
     /// The pool is told that calls are taken, unless it knows.
     async fn say_ready(&self) {
         if !std::mem::replace(&mut self.lock().told, true) {
@@ -456,6 +504,7 @@ impl Environment {
 
     /// Initialisation has failed with this error: the answer to whoever waits for it, and the end.
     async fn init_failed(&self, body: Bytes) {
+        self.drain().await;
         if !std::mem::replace(&mut self.lock().told, true) {
             self.send(&serde_json::json!({"t": "init_error"}), &body).await;
         } else {
@@ -468,6 +517,7 @@ impl Environment {
 
     /// It cannot go on. Every open call is answered with this error, under its own id.
     async fn fail_all(&self, kind: &str, error: impl Fn(&str) -> String) {
+        self.drain().await;
         if !std::mem::replace(&mut self.lock().told, true) {
             self.send(&serde_json::json!({"t": "init_error"}), error("").as_bytes()).await;
         } else {
@@ -530,8 +580,8 @@ impl Environment {
 
     fn tell_of_answer(&self, call: &Call, failed: bool, bytes: usize) {
         let took = milliseconds(call.arrived.elapsed());
-        self.lock().took.insert(call.id.clone(), took);
         let status = if failed { "error" } else { "success" };
+        self.lock().took.insert(call.id.clone(), (took, status));
         let metrics = json!({"durationMs": took, "producedBytes": bytes});
         let record = json!({"requestId": call.id, "status": status, "metrics": metrics});
         self.telemetry.tell("platform", "platform.runtimeDone", record);
@@ -539,12 +589,12 @@ impl Environment {
 
     fn tell_of_end(&self, inner: &mut Inner, id: &str) {
         inner.started.remove(id);
-        let took = inner.took.remove(id).unwrap_or_default();
+        let (took, status) = inner.took.remove(id).unwrap_or((0.0, "success"));
         let metrics = json!({
             "durationMs": took, "billedDurationMs": took.ceil(), "memorySizeMB": self.about.memory_mib,
             "maxMemoryUsedMB": self.process.peak_memory() >> 20,
         });
-        let record = json!({"requestId": id, "status": "success", "metrics": metrics});
+        let record = json!({"requestId": id, "status": status, "metrics": metrics});
         self.telemetry.tell("platform", "platform.report", record);
     }
 }
@@ -603,10 +653,17 @@ fn truncated_error(id: &str) -> Bytes {
 /// The answer goes to the pool before the runtime hears that it was taken. A call that was answered meanwhile by somebody
 /// else (its environment failed) is not answered twice.
 async fn finish(environment: &Environment, id: &str, frame: &Value, body: &[u8], bytes: usize) {
+    environment.drain().await;
     let call = environment.lock().calls.remove(id);
     if let Some(call) = call {
         environment.tell_of_answer(&call, frame["t"] == "error", bytes);
-        environment.send(frame, body).await;
+        if environment.lock().state.told_of_calls() {
+            let mut frame = frame.clone();
+            frame["busy"] = Value::Bool(true);
+            environment.send(&frame, body).await;
+        } else {
+            environment.send(frame, body).await;
+        }
     }
     environment.on(Event::Sent(id.to_owned())).ok();
 }

@@ -151,6 +151,8 @@ pub enum Event {
     ExtensionEnded(String),
     /// Whoever waited has gone away.
     PollGone(u64),
+    /// This call was given to a poll of the runtime that had gone away.
+    NotTaken(String),
     /// The environment ends: extensions are told.
     Shutdown,
 }
@@ -254,6 +256,11 @@ impl State {
         &self.extensions
     }
 
+    /// Whether a call is over only when extensions say so too, by asking for the next event.
+    pub fn told_of_calls(&self) -> bool {
+        self.extensions.iter().any(|e| e.invoke)
+    }
+
     /// Takes what happened.
     pub fn on(&mut self, event: Event) -> Step {
         match event {
@@ -282,6 +289,7 @@ impl State {
                 }
                 Ok(Vec::new())
             }
+            Event::NotTaken(id) => Ok(self.not_taken(id)),
             Event::Shutdown => Ok(self.shut_down()),
         }
     }
@@ -383,6 +391,20 @@ impl State {
             self.runtime = Runtime::ResponseSent;
         }
         Vec::new()
+    }
+
+    /// Somebody else is given the call, the first who can be.
+    fn not_taken(&mut self, id: String) -> Vec<Action> {
+        if self.concurrent() {
+            let Some(at) = self.open.iter().position(|open| *open == id) else { return Vec::new() };
+            self.open.swap_remove(at);
+            self.waiting.push_front(id);
+            return self.go_on();
+        }
+        // Asked again, the runtime is given the same call; it may have asked already.
+        let runs = self.runtime == Runtime::Running && self.serving.as_ref() == Some(&id);
+        let poll = if runs { self.polls.pop_front() } else { None };
+        poll.map(|poll| Action::Give(poll, id)).into_iter().collect()
     }
 
     // ── Extensions ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -275,3 +275,35 @@ fn a_restore_follows_at_once() {
     ];
     run(State::new(1, true), failed);
 }
+
+#[test]
+fn a_call_that_nobody_took_is_given_to_the_next_who_asks() {
+    let not_taken = |id: &str| Event::NotTaken(id.into());
+    let mut rows = ready();
+    rows.extend([
+        (call("a"), Ok(vec![give(1, "a")])),
+        (call("b"), none()),
+        // It comes before those that came after it, and may be answered only by whoever takes it.
+        (not_taken("a"), none()),
+        (respond("a"), Err(Misuse::UnknownCall)),
+        (Event::Next(2), Ok(vec![give(2, "a")])),
+        (Event::Next(3), Ok(vec![give(3, "b")])),
+        (Event::Next(4), none()),
+        (not_taken("b"), Ok(vec![give(4, "b")])),
+        (respond("b"), none()),
+        (not_taken("b"), none()),
+    ]);
+    run(State::new(4, false), rows);
+    // One call at a time: another poll that waits gets it, or the next.
+    let mut rows = ready();
+    rows.extend([
+        (Event::Next(2), none()),
+        (call("a"), Ok(vec![give(1, "a")])),
+        (not_taken("a"), Ok(vec![give(2, "a")])),
+        (not_taken("a"), none()),
+        (Event::Next(3), Ok(vec![give(3, "a")])),
+        (respond("a"), none()),
+        (not_taken("a"), none()),
+    ]);
+    run(State::new(1, false), rows);
+}

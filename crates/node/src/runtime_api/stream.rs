@@ -69,12 +69,19 @@ impl Answering {
         self.pass_on_part(&frame, &[]).await;
     }
 
-    /// Waits for room, and sends. `false`: the call has been answered by somebody else.
+    /// Waits for room, and sends. `false`: the call has been answered by somebody else, or the environment is over.
     async fn piece(&self, piece: Bytes) -> bool {
-        let call = self.environment.as_ref().and_then(|e| e.lock().calls.get(&self.id).cloned());
-        let Some(call) = call else { return false };
+        let Some(environment) = &self.environment else { return false };
+        let Some(call) = environment.lock().calls.get(&self.id).cloned() else { return false };
         let Ok(cost) = u32::try_from(cost(piece.len())) else { return false };
-        let Ok(room) = call.window.acquire_many(cost).await else { return false };
+        let mut ended = environment.process.ended();
+        let room = tokio::select! {
+            biased;
+            room = call.window.acquire_many(cost) => room,
+            // Nobody takes anything any more.
+            _ = ended.wait_for(Option::is_some) => return false,
+        };
+        let Ok(room) = room else { return false };
         room.forget();
         self.pass_on_part(&json!({"t": "chunk", "id": self.id}), &piece).await;
         true

@@ -16,10 +16,11 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use offshoot_sandbox::process::Process;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::body::{self, Ending};
 use super::http::{Reply, error, not_allowed, not_found, text, too_large, with_type};
@@ -103,7 +104,8 @@ async fn subscribe(environment: &Arc<Environment>, request: Request<Incoming>) -
 pub struct Telemetry {
     supported: bool,
     hub: Mutex<Hub>,
-    flush: Arc<Notify>,
+    /// The end is near: nothing waits for company any more.
+    flush: watch::Sender<bool>,
 }
 
 struct Hub {
@@ -152,7 +154,7 @@ impl Telemetry {
     /// `supported`: there is an init in the box that can connect to an extension.
     pub fn new(supported: bool) -> Self {
         let hub = Hub { open: true, backlog: Vec::new(), subscribers: HashMap::new() };
-        Telemetry { supported, hub: Mutex::new(hub), flush: Arc::new(Notify::new()) }
+        Telemetry { supported, hub: Mutex::new(hub), flush: watch::Sender::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Hub> {
@@ -172,8 +174,9 @@ impl Telemetry {
             events,
             queued: queued.clone(),
             lost: lost.clone(),
-            flush: self.flush.clone(),
+            flush: self.flush.subscribe(),
             news: environment.news.clone(),
+            process: Some(environment.process.clone()),
         };
         let subscriber = Subscriber { kinds, queue, queued, lost, task: tokio::spawn(delivery.run()) };
         for (kind, event) in &hub.backlog {
@@ -190,9 +193,9 @@ impl Telemetry {
         hub.backlog = Vec::new();
     }
 
-    /// What waits is sent now, as far as it can be.
+    /// From now on what waits is sent at once, as far as it can be.
     pub fn flush(&self) {
-        self.flush.notify_waiters();
+        self.flush.send_replace(true);
     }
 
     /// Tells of an event. Never waits.
@@ -217,31 +220,67 @@ struct Delivery {
     events: mpsc::Receiver<Bytes>,
     queued: Arc<AtomicUsize>,
     lost: Lost,
-    flush: Arc<Notify>,
+    flush: watch::Receiver<bool>,
     news: mpsc::UnboundedSender<News>,
+    /// The box, which may be frozen; `None` in tests without one.
+    process: Option<Arc<Process>>,
+}
+
+/// Events that go together.
+#[derive(Debug)]
+struct Portion {
+    events: Vec<Bytes>,
+    /// What its last event tells of: records and bytes that were lost before. Zero: there is no such event.
+    lost: (u64, u64),
 }
 
 impl Delivery {
     async fn run(mut self) {
         while let Some(portion) = self.portion().await {
-            let sent = tokio::time::timeout(DELIVERY, self.deliver(&portion)).await;
-            if !matches!(sent, Ok(Ok(()))) {
+            let sent = tokio::select! {
+                sent = self.deliver(&portion.events) => sent.is_ok(),
+                () = self.too_long() => false,
+            };
+            if !sent {
                 tracing::debug!("an extension did not take its telemetry");
-                let bytes: usize = portion.iter().map(Bytes::len).sum();
-                let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-                *lost = (lost.0 + portion.len() as u64, lost.1 + bytes as u64);
+                self.lose(&portion);
+            }
+        }
+    }
+
+    /// Counts what a portion held, and what it told of, so that the next tells of both.
+    fn lose(&self, portion: &Portion) {
+        let told = usize::from(portion.lost.0 > 0);
+        let own = &portion.events[..portion.events.len() - told];
+        let bytes: usize = own.iter().map(Bytes::len).sum();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        *lost = (lost.0 + own.len() as u64 + portion.lost.0, lost.1 + bytes as u64 + portion.lost.1);
+    }
+
+    /// Comes back when an extension has had as much time as it may take. While it is frozen it has none.
+    async fn too_long(&self) {
+        let Some(process) = &self.process else { return tokio::time::sleep(DELIVERY).await };
+        loop {
+            process.running().await;
+            let before = process.freezes();
+            tokio::time::sleep(DELIVERY).await;
+            if process.freezes() == before {
+                return;
             }
         }
     }
 
     /// The next events: as many as fit, or those that came within the time that they may wait.
-    async fn portion(&mut self) -> Option<Vec<Bytes>> {
+    async fn portion(&mut self) -> Option<Portion> {
         let first = self.events.recv().await?;
         self.queued.fetch_sub(first.len(), Ordering::Relaxed);
         let mut size = first.len();
         let mut portion = vec![first];
-        let flush = self.flush.clone();
-        let flushed = flush.notified();
+        let mut flush = self.flush.clone();
+        let flushed = async move {
+            // Without a sender the environment is over.
+            flush.wait_for(|now| *now).await.map(drop).ok();
+        };
         let waited = tokio::time::sleep(self.wanted.timeout);
         tokio::pin!(waited, flushed);
         while portion.len() < self.wanted.max_items && size < self.wanted.max_bytes {
@@ -267,7 +306,7 @@ impl Delivery {
             let event = json!({"time": timestamp(now_ms()), "type": "platform.logsDropped", "record": record});
             portion.push(Bytes::from(event.to_string()));
         }
-        Some(portion)
+        Some(Portion { events: portion, lost })
     }
 
     async fn deliver(&self, portion: &[Bytes]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -321,58 +360,13 @@ async fn post(
         }
         Ok(())
     };
+    tokio::pin!(exchange);
     tokio::select! {
-        done = exchange => done,
-        ended = connection => {
-            ended?;
-            Err("the connection ended before the answer".into())
-        }
+        biased;
+        done = &mut exchange => done,
+        // It may end with the answer: then that is there. What went wrong otherwise, the exchange knows as well.
+        _ = connection => exchange.await,
     }
-}
-
-/// Takes what a program prints on to the function's log, and tells of its lines.
-pub async fn pump(
-    environment: Arc<Environment>,
-    kind: &'static str,
-    from: tokio::net::unix::pipe::Receiver,
-    to: Arc<tokio::sync::Mutex<tokio::net::unix::pipe::Sender>>,
-) {
-    use tokio::io::AsyncReadExt;
-    /// The longest line that is told whole, in bytes.
-    const MAX_LINE: usize = 32 << 10;
-    let mut from = from;
-    let mut line = Vec::new();
-    let mut chunk = vec![0u8; 8192];
-    loop {
-        let read = match from.read(&mut chunk).await {
-            Ok(0) | Err(_) => break,
-            Ok(n) => &chunk[..n],
-        };
-        for part in read.split_inclusive(|b| *b == b'\n') {
-            line.extend_from_slice(part);
-            let whole = line.ends_with(b"\n") || line.len() > MAX_LINE;
-            if whole && !whole_line(&environment, kind, &mut line, &to).await {
-                return;
-            }
-        }
-    }
-    if !line.is_empty() {
-        whole_line(&environment, kind, &mut line, &to).await;
-    }
-}
-
-async fn whole_line(
-    environment: &Environment,
-    kind: &'static str,
-    line: &mut Vec<u8>,
-    to: &tokio::sync::Mutex<tokio::net::unix::pipe::Sender>,
-) -> bool {
-    let text = String::from_utf8_lossy(line);
-    environment.telemetry().tell(kind, kind, Value::from(text.trim_end_matches(['\n', '\r'])));
-    // Whole lines, so that what two programs print does not run together.
-    let written = to.lock().await.write_all(line).await.is_ok();
-    line.clear();
-    written
 }
 
 /// Connections that deliveries have asked the box's init for.
@@ -412,21 +406,69 @@ mod tests {
         assert_eq!(array_of(&events[..1]), &b"[1]"[..]);
     }
 
-    #[tokio::test]
-    async fn who_does_not_keep_up_is_told_what_it_lost() {
-        let form = br#"{"schemaVersion":"2022-12-13","types":["platform"],"destination":{"protocol":"TCP","port":1}}"#;
+    /// A delivery, the queue that it takes from, and what was lost.
+    fn delivery(flush: &watch::Sender<bool>) -> (Delivery, mpsc::Sender<Bytes>, Lost) {
+        let form = br#"{"schemaVersion":"2022-12-13","types":["platform"],"destination":{"protocol":"TCP","port":1},"buffering":{"timeoutMs":30000}}"#;
         let (queue, events) = mpsc::channel(QUEUE);
-        let (news, _kept) = mpsc::unbounded_channel();
+        let (news, _) = mpsc::unbounded_channel();
         let lost = Lost::default();
         let wanted = subscription::read(form).unwrap();
         let queued = Arc::new(AtomicUsize::new(1));
-        let mut delivery = Delivery { wanted, events, queued, lost: lost.clone(), flush: Arc::default(), news };
+        let flush = flush.subscribe();
+        (Delivery { wanted, events, queued, lost: lost.clone(), flush, news, process: None }, queue, lost)
+    }
+
+    fn notice(portion: &Portion) -> Value {
+        serde_json::from_slice(portion.events.last().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_does_not_keep_up_is_told_what_it_lost() {
+        let flush = watch::Sender::new(true);
+        let (mut delivery, queue, lost) = delivery(&flush);
         queue.send(Bytes::from_static(b"1")).await.unwrap();
         *lost.lock().unwrap() = (3, 30);
-        drop(queue);
         let portion = delivery.portion().await.unwrap();
-        let last: Value = serde_json::from_slice(&portion[1]).unwrap();
+        let last = notice(&portion);
         assert_eq!((&last["type"], &last["record"]["droppedRecords"]), (&json!("platform.logsDropped"), &json!(3)));
+        // What was to tell of it was lost too: the next tells of both.
+        delivery.lose(&portion);
+        queue.send(Bytes::from_static(b"2")).await.unwrap();
+        let record = notice(&delivery.portion().await.unwrap())["record"].clone();
+        assert_eq!((&record["droppedRecords"], &record["droppedBytes"]), (&json!(4), &json!(31)));
+        drop(queue);
         assert!(delivery.portion().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn after_a_flush_nothing_waits_for_company() {
+        let flush = watch::Sender::new(false);
+        let (mut delivery, queue, _) = delivery(&flush);
+        flush.send_replace(true);
+        queue.send(Bytes::from_static(b"1")).await.unwrap();
+        let portion = tokio::time::timeout(Duration::from_secs(10), delivery.portion()).await.expect("it waited");
+        assert_eq!(portion.unwrap().events.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_although_its_connection_ends_with_it() {
+        use tokio::io::AsyncReadExt;
+        for answer in ["HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"] {
+            for status in ["200", "500"] {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                let answer = answer.replace("200", status);
+                tokio::spawn(async move {
+                    let (mut other, _) = listener.accept().await.unwrap();
+                    let mut request = Vec::new();
+                    while !request.ends_with(b"[1]") {
+                        assert!(other.read_buf(&mut request).await.unwrap() > 0);
+                    }
+                    other.write_all(answer.as_bytes()).await.unwrap();
+                });
+                let done = post(stream, "sandbox:1", "/", Bytes::from_static(b"[1]")).await;
+                assert_eq!(done.is_ok(), status == "200", "{done:?}");
+            }
+        }
     }
 }
