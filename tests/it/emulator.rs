@@ -90,8 +90,19 @@ fn same_trace(trace: &Value) -> bool {
     trace.as_str().is_some_and(|t| t.split(";Lineage=").next() == Some(TRACE))
 }
 
+/// Without what our service, as AWS's, adds to a trace to count runs.
+fn unlined(text: &str) -> String {
+    let mut parts = text.split(";Lineage=");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_hexdigit() || c == ':'));
+    }
+    out
+}
+
 fn named(text: &str) -> String {
     let mut out = String::new();
+    let text = unlined(text);
     let bytes = text.as_bytes();
     let mut at = 0;
     let is_uuid = |part: &[u8]| {
