@@ -98,7 +98,7 @@ static FIELDS: &[Field] = &[
         form: "concurrency",
         value: "N",
         words: &[],
-        help: "Invocations that the whole function runs at once",
+        help: "Invocations that the whole function runs at once; 0: as many as the server does",
         read: whole,
     },
     Field {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use offshoot_model::invocation::FailureCause;
-use offshoot_model::{Answer, Convention, FunctionError, Invocation, Outcome, RequestId};
+use offshoot_model::{Answer, CallContext, Convention, FunctionError, Invocation, Outcome, RequestId};
 use offshoot_node::{ReplyStream, Streamed};
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::connection::Call;
 use crate::error::{Dialect, Refusal};
 use crate::reply::{self, Reply};
 use crate::stream::{self, Begun};
-use crate::{Backend, admin, ids, invoke as common, queue};
+use crate::{Backend, admin, ids, invoke as common, native, queue};
 
 /// Where invocations start.
 pub(crate) const INVOKE: &str = "/invoke/";
@@ -62,12 +62,14 @@ async fn run<B: Backend>(mut call: Call<'_, B>, id: &RequestId) -> Result<Reply,
     };
     let function = common::name(segment)?;
     let convention = common::convention(&call, &function)?;
+    let qualifier = native::qualifier(&call.parts.headers)?;
     let http = (convention == Convention::Request).then(|| common::http_part(&call, path));
     if queue::is_event(&call.parts.headers)? {
         return Box::pin(queue::accept(call, function, convention, http, id)).await;
     }
     let payload = common::payload(&mut call, convention).await?;
-    let invocation = Invocation { id: id.clone(), function, http, payload, context: None };
+    let context = qualifier.map(|name| Box::new(CallContext { qualifier: Some(name), ..CallContext::default() }));
+    let invocation = Invocation { id: id.clone(), function, http, payload, context };
     // What nobody reads is not worth a stream.
     let called = match call.parts.method {
         Method::HEAD => Streamed::Whole(call.backend().invoke(invocation).await?),

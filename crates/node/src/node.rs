@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -151,7 +152,12 @@ impl Node {
         let store = |what: &str| {
             Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"))
         };
-        std::fs::create_dir_all(&data_dir).map_err(|e| store("cannot be made").caused_by(e))?;
+        // Code and data of users are nobody else's on the machine; boxes are shown theirs by root.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data_dir)
+            .map_err(|e| store("cannot be made").caused_by(e))?;
         let runtimes = RuntimeTable::start(runtimes);
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
         // The queue's file is looked at while the rest starts: on a new one the disk has several things to do.

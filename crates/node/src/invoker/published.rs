@@ -65,8 +65,12 @@ impl Invoker {
         }
         self.shared.metrics.throttled(Throttle::FunctionConcurrency);
         let (name, most) = (&version.config.name, reserved.unwrap_or(0));
-        let text =
-            format!("{name} is at its limit of {most} invocations at once: retry later, or raise its concurrency");
+        let text = match reserved {
+            Some(0) => {
+                format!("{name} is stopped: its concurrency is 0. Give it another, or take the reservation away")
+            }
+            _ => format!("{name} is at its limit of {most} invocations at once: retry later, or raise its concurrency"),
+        };
         Err(Error::new(ErrorKind::Throttled, text))
     }
 
