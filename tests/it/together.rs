@@ -51,6 +51,10 @@ fn quick_calls_stay_quick_beside_long_ones(lang: Lang) {
         numbers.sort_unstable();
         assert_eq!(*numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     }
+    // A call that was withdrawn begins in the log where it ran, and nowhere else.
+    let lines = server.logs(&name);
+    let count = |word: &str| lines.iter().filter(|line| line.starts_with(word)).count();
+    assert_eq!(count("START"), count("END"));
     server.delete(&name);
 }
 

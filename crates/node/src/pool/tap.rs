@@ -38,6 +38,8 @@ struct State {
     running: Vec<Arc<str>>,
     /// Invocations that were sent behind the one that runs, with their first lines.
     next: VecDeque<(Arc<str>, Option<String>)>,
+    /// The first line of an invocation whose turn has come, but which the worker may not have begun: it can still be withdrawn.
+    held: Option<(Arc<str>, String)>,
     /// When something was last printed.
     printed_at: Option<Instant>,
     lines: [Vec<u8>; 2],
@@ -82,19 +84,22 @@ impl LogTap {
         if behind && !state.running.is_empty() {
             state.next.push_back((id, first));
         } else {
-            self.start(&mut state, id, first);
+            self.start(&mut state, id, first, behind);
         }
     }
 
-    fn start(&self, state: &mut State, id: Arc<str>, first: Option<String>) {
+    /// `behind`: its first line waits for a second one, which shows that it has begun.
+    fn start(&self, state: &mut State, id: Arc<str>, first: Option<String>, behind: bool) {
         if state.running.is_empty() {
             state.printed = 0;
             state.dropped = 0;
             state.tail.clear();
         }
         state.running.push(id.clone());
-        if let Some(first) = first {
-            self.emit(state, Some(id), first, Stream::Platform);
+        match first {
+            Some(first) if behind => state.held = Some((id, first)),
+            Some(first) => self.emit(state, Some(id), first, Stream::Platform),
+            None => {}
         }
     }
 
@@ -103,6 +108,7 @@ impl LogTap {
         let mut state = self.lock();
         state.next.retain(|(next, _)| **next != *id.as_str());
         state.running.retain(|running| **running != *id.as_str());
+        state.held.take_if(|(held, _)| **held == *id.as_str());
     }
 
     /// Whether something was printed lately. Between the end of one invocation and the server's notice of it, the next
@@ -141,7 +147,7 @@ impl LogTap {
         }
         let tail = std::mem::take(&mut state.tail);
         if let Some((id, first)) = state.next.pop_front() {
-            self.start(&mut state, id, first);
+            self.start(&mut state, id, first, true);
         }
         tail
     }
@@ -246,6 +252,9 @@ impl LogTap {
     }
 
     fn emit(&self, state: &mut State, request_id: Option<Arc<str>>, text: String, stream: Stream) {
+        if let Some((id, first)) = state.held.take() {
+            self.emit(state, Some(id), first, Stream::Platform);
+        }
         state.tail.extend_from_slice(text.as_bytes());
         state.tail.push(b'\n');
         if state.tail.len() > 2 * TAIL {
