@@ -642,6 +642,8 @@ impl Pool {
     }
 
     fn view(&self, inner: &Inner) -> PoolView {
+        // However long the last starts took: one is tried before those who wait give up.
+        let patience = Duration::from_millis(self.shared.limits.queue_wait_ms) / 4;
         PoolView {
             instances: inner.all.len() as u32,
             starting: inner.starting,
@@ -649,7 +651,7 @@ impl Pool {
             per_instance: self.per_instance(),
             limit: self.limit(),
             run: inner.runs.shortest().max(inner.youngest_call()),
-            start: Duration::from_nanos(self.start_ns.load(Ordering::Relaxed)),
+            start: Duration::from_nanos(self.start_ns.load(Ordering::Relaxed)).min(patience),
         }
     }
 
