@@ -126,7 +126,8 @@ def queue_is_worked():
     }
     assert {"ApproximateReceiveCount", "SentTimestamp", "ApproximateFirstReceiveTimestamp"} <= set(record["attributes"])
     eventually("it is deleted", lambda: left(url) == 0)
-    eventually("the result", lambda: client.get_event_source_mapping(UUID=uuid).get("LastProcessingResult") == "OK")
+    # Nothing is wrong, and AWS says no more of queues.
+    eventually("no result", lambda: "LastProcessingResult" not in client.get_event_source_mapping(UUID=uuid))
     assert metric("processed") >= 1 and metric("polled") >= 1
     # Disabled: nothing is taken. Enabled again: what waited is.
     assert client.update_event_source_mapping(UUID=uuid, Enabled=False)["State"] == "Disabling"
@@ -230,9 +231,13 @@ def wrong_mappings_are_refused():
     refused(invalid, "Unrecognized", EventSourceArn="arn:aws:s3:::bucket")
     stream = "arn:aws:kinesis:us-east-1:123456789012:stream/x"
     refused("UnsupportedOperationException", "Tumbling", EventSourceArn=stream, StartingPosition="LATEST", TumblingWindowInSeconds=5)
-    # A queue that is not there is a problem that can be read, and is worked once it is there.
-    missing = arn.replace(":wrong", ":missing")
+    # A source that is not there is refused, as AWS does.
+    refused(invalid, "The specified queue does not exist", EventSourceArn=arn.replace(":wrong", ":nowhere"))
+    refused(invalid, "Stream not found: " + stream, EventSourceArn=stream, StartingPosition="LATEST")
+    # A queue that goes away is a problem that can be read, and is worked once it is there again.
+    url, missing = queue("missing")
     uuid = feed("wrong", missing)
+    sqs.delete_queue(QueueUrl=url)
     eventually(
         "the problem", lambda: "PROBLEM: Connection error" in client.get_event_source_mapping(UUID=uuid).get("LastProcessingResult", "")
     )
@@ -541,7 +546,7 @@ def finds_its_source():
     sqs.send_message(QueueUrl=url, MessageBody="at last")
     eventually("it is worked", lambda: [r["body"] for r in got("early")] == ["at last"], within=60)
     uuid = client.list_event_source_mappings(FunctionName="early")["EventSourceMappings"][0]["UUID"]
-    eventually("the result", lambda: client.get_event_source_mapping(UUID=uuid)["LastProcessingResult"] == "OK")
+    eventually("no result", lambda: "LastProcessingResult" not in client.get_event_source_mapping(UUID=uuid))
 
 
 def says_that_nothing_is_polled():
