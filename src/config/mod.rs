@@ -20,7 +20,7 @@ pub use gather::{Loaded, load};
 #[cfg(test)]
 pub use sources::Flags;
 pub use sources::{ClientFlags, Entry, Env, Origin, ServeFlags, read_toml};
-pub use types::{Auth, ClientConfig, LogFormat, ServeConfig, Secret, ServerUrl, WarmRuntimes};
+pub use types::{Auth, ClientConfig, LogFormat, Secret, ServeConfig, ServerUrl, WarmRuntimes};
 
 /// The file that names the configuration instead of the three usual ones.
 const CONFIG_VARIABLE: &str = "OFFSHOOT_CONFIG";

@@ -247,7 +247,8 @@ mod tests {
         assert!(record["kinesis"].get("encryptionType").is_none());
         assert_eq!(kinesis_seen(&record)["data"], json!({"a": 1}));
         assert_eq!(moment(Some(&json!(1.25))), 1250);
-        let given = json!({"eventName": "INSERT", "dynamodb": {"Keys": {}, "ApproximateCreationDateTime": 1_700_000_000}});
+        let given =
+            json!({"eventName": "INSERT", "dynamodb": {"Keys": {}, "ApproximateCreationDateTime": 1_700_000_000}});
         let record = dynamodb(&given, "arn", "us-east-1");
         assert_eq!(record["dynamodb"]["ApproximateCreationDateTime"].to_string(), "1700000000.0");
         assert_eq!((&record["eventName"], &record["eventSourceARN"]), (&json!("INSERT"), &json!("arn")));

@@ -235,7 +235,8 @@ impl Lane {
         if let Some(target) = &self.job.plan.on_failure {
             let body = Bytes::from(self.account(piece, condition, id, last));
             for attempt in 1.. {
-                let shipment = Shipment { target: target.clone(), body: body.clone(), attributes: Vec::new(), trace: None };
+                let shipment =
+                    Shipment { target: target.clone(), body: body.clone(), attributes: Vec::new(), trace: None };
                 let Err(why) = self.job.core.parts.carrier.carry(shipment).await else { break };
                 self.job.trouble(&format!(
                     "The destination {target} was not told of a batch that was given up. {}",
