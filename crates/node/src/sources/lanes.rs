@@ -261,7 +261,7 @@ impl Lane {
         let records = &self.records[piece.from..piece.to];
         let of = |record: Option<&Record>| record.map(|r| (r.id.clone(), arrival(r.arrived_ms))).unwrap_or_default();
         let ((first, first_at), (end, end_at)) = (of(records.first()), of(records.last()));
-        let (context, attempts) = last.unwrap_or((None, piece.failures));
+        let (context, attempts) = last.unwrap_or((None, piece.failures.max(1)));
         let info = json!({
             "shardId": self.shard, "startSequenceNumber": first, "endSequenceNumber": end,
             "approximateArrivalOfFirstRecord": first_at, "approximateArrivalOfLastRecord": end_at,
