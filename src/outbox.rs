@@ -121,6 +121,12 @@ fn send_message(url: &ServerUrl, account: &str, name: &str, shipment: &Shipment)
     if !attributes.is_empty() {
         message.insert("MessageAttributes".into(), attributes.into());
     }
+    if let Some(trace) = &shipment.trace {
+        message.insert(
+            "MessageSystemAttributes".into(),
+            json!({"AWSTraceHeader": {"DataType": "String", "StringValue": trace}}),
+        );
+    }
     if name.ends_with(".fifo") {
         message.insert("MessageGroupId".into(), "offshoot".into());
     }
@@ -191,12 +197,14 @@ mod tests {
             target: Target::parse("arn:aws:sqs:us-east-1:000000000000:dead").unwrap(),
             body: Bytes::from_static(b"{}"),
             attributes: vec![("ErrorCode", "Number", "200".to_owned())],
+            trace: Some("Root=1-0-0".to_owned()),
         };
         let body = send_message(&url, "000000000000", "dead", &shipment);
         assert_eq!(
             body,
             json!({"QueueUrl": "http://127.0.0.1:9324/000000000000/dead", "MessageBody": "{}",
-                "MessageAttributes": {"ErrorCode": {"DataType": "Number", "StringValue": "200"}}})
+                "MessageAttributes": {"ErrorCode": {"DataType": "Number", "StringValue": "200"}},
+                "MessageSystemAttributes": {"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1-0-0"}}})
         );
     }
 }

@@ -118,7 +118,10 @@ async fn create<B: Backend>(mut ask: Ask<'_, B>) -> Result<Reply, AwsError> {
         return Err(AwsError::constraint(position, "startingPosition", set));
     }
     let view = ask.catalog().create_mapping(&name, arn, members(document), tags).await?;
-    Ok(answer(202, &shown(&ask, &view, "Creating")))
+    // A queue's mapping that is made disabled is so at once (recorded).
+    let queue = !view.mapping.settings.contains_key("StartingPosition");
+    let state = if queue && !view.mapping.enabled { "Disabled" } else { "Creating" };
+    Ok(answer(202, &shown(&ask, &view, state)))
 }
 
 async fn update<B: Backend>(mut ask: Ask<'_, B>, uuid: &str) -> Result<Reply, AwsError> {
@@ -170,9 +173,20 @@ fn shown<B: Backend>(ask: &Ask<'_, B>, view: &MappingView, state: &str) -> Value
     put("EventSourceMappingArn", json!(ask.place().lambda(&format!("event-source-mapping:{}", view.uuid))));
     put("LastModified", epoch(view.mapping.modified_ms));
     put("State", json!(state));
-    put("StateTransitionReason", json!("USER_INITIATED"));
-    if let Some(result) = &view.result {
-        put("LastProcessingResult", json!(result));
+    // Recorded from AWS: streams have another word for it than queues, and a result from the beginning; queues have none. What is wrong
+    // is said of both.
+    let of_stream = view.mapping.settings.contains_key("StartingPosition");
+    put("StateTransitionReason", json!(if of_stream { "User action" } else { "USER_INITIATED" }));
+    match &view.result {
+        Some(result) if of_stream || result.starts_with("PROBLEM") || result.starts_with("Nothing is polled") => {
+            put("LastProcessingResult", json!(result));
+        }
+        None if of_stream => put("LastProcessingResult", json!("No records processed")),
+        _ => {}
+    }
+    // A list of no filters is none.
+    if out.get("FilterCriteria").is_some_and(|c| c.get("Filters").and_then(Value::as_array).is_none_or(Vec::is_empty)) {
+        out.remove("FilterCriteria");
     }
     Value::Object(out)
 }

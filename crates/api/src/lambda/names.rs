@@ -138,6 +138,11 @@ pub(super) fn new_function(text: &str, here: &Place) -> Result<FunctionName, Aws
     }
     let (Some(named), true) = (named, broken.is_empty()) else { return Err(AwsError::constraints(&broken)) };
     check_place(&named, here)?;
+    if let Some(qualifier) = named.qualifier {
+        return Err(AwsError::invalid(format!(
+            "A function is made without a version or an alias: leave ':{qualifier}' out of the FunctionName"
+        )));
+    }
     FunctionName::parse(named.name).map_err(|_| {
         let shown = named.name;
         AwsError::invalid(format!(
@@ -196,11 +201,18 @@ pub(super) fn resource(arn: &str, here: &Place) -> Result<Resource, AwsError> {
             if partition.starts_with("aws") && is_region(region) && is_account(account) =>
         {
             match kind {
-                "function" => {
+                "function" if take_apart(arn).is_some_and(|named| !named.name.contains('.')) => {
                     let (name, qualifier) = function(arn, None, here)?;
                     Ok(Resource::Function(name, qualifier))
                 }
                 "event-source-mapping" if parts.len() == 7 && is_uuid(parts[6]) => {
+                    if *account != here.account {
+                        return Err(AwsError::foreign());
+                    }
+                    // Another partition or region: there is nothing by that name here.
+                    if arn != here.lambda(&format!("event-source-mapping:{}", parts[6])) {
+                        return Err(AwsError::not_found(format!("Event source mapping not found: {arn}")));
+                    }
                     Ok(Resource::Mapping(parts[6].to_owned()))
                 }
                 // There are none, so it is not there.
@@ -307,6 +319,27 @@ mod tests {
         assert!(refusal(named("111111111111:function:f", None)).contains("AccessDenied"));
         assert!(format!("{:?}", new_function(&"a".repeat(65), &here())).contains("equal to 64"));
         assert!(format!("{:?}", new_function("f:$latest", &here())).contains("ValidationException"));
+        for qualified in ["f:1", "f:live", "f:$LATEST", "arn:aws:lambda:us-east-1:000000000000:function:f:7"] {
+            let said = format!("{:?}", new_function(qualified, &here()));
+            assert!(said.contains("without a version or an alias"), "{qualified}: {said}");
+        }
+    }
+
+    #[test]
+    fn resources_are_those_of_this_place() {
+        let uuid = "0f1e2d3c-0000-4000-8000-0123456789ab";
+        let mapping = |place: &str| resource(&format!("{place}:event-source-mapping:{uuid}"), &here());
+        assert!(matches!(mapping("arn:aws:lambda:us-east-1:000000000000"), Ok(Resource::Mapping(id)) if id == uuid));
+        let said = |place: &str| mapping(place).map(drop).map_err(|e| format!("{e:?}")).unwrap_err();
+        assert!(said("arn:aws:lambda:us-east-1:111111111111").contains("AccessDenied"));
+        for far in ["arn:aws:lambda:eu-west-1:000000000000", "arn:aws-cn:lambda:us-east-1:000000000000"] {
+            assert!(said(far).contains("Event source mapping not found"), "{far}");
+        }
+        for bad in ["f:1:2", "f!", "", "f:$LATES"] {
+            let arn = format!("arn:aws:lambda:us-east-1:000000000000:function:{bad}");
+            let said = format!("{:?}", resource(&arn, &here()).map(drop).unwrap_err());
+            assert!(said.contains("'resource'"), "{arn}: {said}");
+        }
     }
 
     #[test]

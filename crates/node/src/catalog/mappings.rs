@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::functions::check_tags;
 use super::types::Mapping;
 use super::{Catalog, Document, Fault, MAPPING, Rule, document, fault, now_ms, random_uuid};
-use crate::sources::Filter;
+use crate::sources::{Filter, missing};
 
 /// Most mappings of a server.
 const MAX_MAPPINGS: usize = 10_000;
@@ -52,6 +52,15 @@ impl Catalog {
         members: Map<String, Value>,
         tags: BTreeMap<String, String>,
     ) -> Result<MappingView, Fault> {
+        // What is wrong with the request is said before its source is asked.
+        complete(members.clone(), "")?;
+        if self.registry.resolve(name).is_none() {
+            return Err(fault(Rule::Invalid, "Function does not exist"));
+        }
+        let source = members.get("EventSourceArn").and_then(Value::as_str).unwrap_or_default();
+        if let Some(message) = missing(self.board.remote(), source).await {
+            return Err(fault(Rule::Invalid, message));
+        }
         let (this, name) = (Arc::clone(self), name.clone());
         let done = self.registry.blocking(move |_| Ok(this.create_mapping_now(&name, function_arn, members, tags)));
         done.await?
@@ -79,7 +88,7 @@ impl Catalog {
         if let Some((twin, _)) =
             all.iter().find(|(_, m)| m.function_arn == function_arn && same_source(&m.settings, &settings))
         {
-            return Err(fault(Rule::Conflict, duplicate(&settings, &function_arn, twin)));
+            return Err(fault(Rule::Conflict, duplicate(&settings, name.as_str(), twin)));
         }
         let enabled = settings.get("Enabled").and_then(Value::as_bool).unwrap_or(true);
         let mut settings = settings;
@@ -227,16 +236,12 @@ fn same_source(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
 
 fn duplicate(settings: &Map<String, Value>, function: &str, uuid: &str) -> String {
     match settings.get("EventSourceArn").and_then(Value::as_str) {
-        Some(arn) => {
-            let kind = match source_kind(arn) {
-                Some(("sqs", ..)) => "SQS arn",
-                Some(("kinesis", ..)) => "stream arn",
-                _ => "event source arn",
-            };
-            format!(
-                "An event source mapping with {kind} (\" {arn} \") and function (\" {function} \") already exists. Please update or delete the existing mapping with UUID {uuid}"
-            )
-        }
+        Some(arn) if matches!(source_kind(arn), Some(("sqs", ..))) => format!(
+            "An event source mapping with SQS arn (\" {arn} \") and function (\" {function} \") already exists. Please update or delete the existing mapping with UUID {uuid}"
+        ),
+        Some(arn) => format!(
+            "The event source arn (\" {arn} \") and function (\" {function} \") provided mapping already exists. Please update or delete the existing mapping with UUID {uuid}"
+        ),
         None => format!(
             "An event source mapping with function (\"{function}\") and this event source already exists. Please update or delete the existing mapping with UUID {uuid}"
         ),
@@ -381,7 +386,7 @@ mod tests {
         };
         assert!(sqs(json!({"BatchSize": 11})).contains("batch window"));
         assert!(sqs(json!({"BatchSize": 10_001})).contains("from 1 to 10000"));
-        for pattern in ["", "[]", "{\"a\":1}", "x"] {
+        for pattern in ["", "[]", "{\"a\":1}", "{\"a\":[]}", "x"] {
             let message = sqs(json!({"FilterCriteria": {"Filters": [{"Pattern": pattern}]}}));
             assert_eq!(message, "Invalid filter pattern definition.");
         }

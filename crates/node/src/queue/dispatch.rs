@@ -461,13 +461,13 @@ async fn undelivered(core: &Core, item: &Taken, failure: &Undelivered) {
 
 /// What is to be carried; `None`: it is not what was written.
 fn shipment(item: &Taken, delivery: &Delivery, record: Option<Vec<u8>>) -> Option<Shipment> {
-    let target = delivery.target.clone();
+    let (target, trace) = (delivery.target.clone(), item.context.trace.clone());
     match delivery.what {
-        Parcel::Record => Some(Shipment { target, body: record?.into(), attributes: Vec::new() }),
+        Parcel::Record => Some(Shipment { target, body: record?.into(), attributes: Vec::new(), trace }),
         Parcel::Event => {
             let error = item.error.as_deref().unwrap_or_default();
             let attributes = record::letter_attributes(item.id.as_str(), item.status.unwrap_or(200), error);
-            Some(Shipment { target, body: item.event.clone()?.into(), attributes })
+            Some(Shipment { target, body: item.event.clone()?.into(), attributes, trace })
         }
     }
 }

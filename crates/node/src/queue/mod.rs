@@ -69,6 +69,8 @@ pub struct Shipment {
     pub body: Bytes,
     /// Of a dead letter: name, kind (`String`, `Number`), value.
     pub attributes: Vec<(&'static str, &'static str, String)>,
+    /// The trace header of the invocation that it comes of: a queue keeps it with the message.
+    pub trace: Option<String>,
 }
 
 /// Why something did not arrive.

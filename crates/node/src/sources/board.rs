@@ -2,10 +2,11 @@
 //! memory only; the pollers write it, whoever answers for mappings reads it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
+
+use super::Remote;
 
 /// What is known of one mapping.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,19 +21,34 @@ pub struct Status {
 #[derive(Debug, Default)]
 pub struct Board {
     all: Mutex<HashMap<String, Status>>,
-    attended: AtomicBool,
+    by: OnceLock<Attendant>,
     bell: Notify,
 }
 
+/// How those who work the mappings reach their sources.
+struct Attendant(Arc<dyn Remote>);
+
+impl std::fmt::Debug for Attendant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Attendant")
+    }
+}
+
 impl Board {
-    /// Somebody works the mappings from now on.
-    pub(super) fn attend(&self) {
-        self.attended.store(true, Ordering::Release);
+    /// Somebody works the mappings from now on, and reaches their sources by this.
+    pub(super) fn attend(&self, remote: Arc<dyn Remote>) {
+        // Twice in a process: the first one's way is as good.
+        drop(self.by.set(Attendant(remote)));
+    }
+
+    /// What reaches the sources.
+    pub(crate) fn remote(&self) -> Option<&dyn Remote> {
+        self.by.get().map(|by| &*by.0)
     }
 
     /// Whether somebody does.
     pub fn attended(&self) -> bool {
-        self.attended.load(Ordering::Acquire)
+        self.by.get().is_some()
     }
 
     /// Mappings have changed.

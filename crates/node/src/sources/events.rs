@@ -65,21 +65,18 @@ pub fn sqs(message: &Value, arn: &str, region: &str) -> Value {
     };
     let given = message.get("MessageAttributes").and_then(Value::as_object);
     let attributes: Map<String, Value> = given.into_iter().flatten().map(|(k, v)| (k.clone(), attribute(v))).collect();
-    let mut out = json!({
+    json!({
         "messageId": text_of(message, "MessageId"),
         "receiptHandle": text_of(message, "ReceiptHandle"),
         "body": text_of(message, "Body"),
         "attributes": message.get("Attributes").cloned().unwrap_or_else(|| json!({})),
         "messageAttributes": attributes,
+        "md5OfMessageAttributes": message.get("MD5OfMessageAttributes").filter(|d| d.is_string()),
         "md5OfBody": text_of(message, "MD5OfBody"),
         "eventSource": "aws:sqs",
         "eventSourceARN": arn,
         "awsRegion": region,
-    });
-    if let Some(digest) = message.get("MD5OfMessageAttributes").filter(|d| d.is_string()) {
-        out["md5OfMessageAttributes"] = digest.clone();
-    }
-    out
+    })
 }
 
 /// A message as filter patterns see it: its body is read when it is JSON.
@@ -136,6 +133,12 @@ pub fn dynamodb(record: &Value, arn: &str, region: &str) -> Value {
     out["eventSourceARN"] = json!(arn);
     out["eventSource"] = json!("aws:dynamodb");
     out["awsRegion"] = json!(region);
+    // Functions in languages that tell whole numbers from others get what AWS gives them, also when a server leaves the fraction out.
+    if let Some(seconds) = out.pointer_mut("/dynamodb/ApproximateCreationDateTime")
+        && let Some(number) = seconds.as_f64()
+    {
+        *seconds = json!(number);
+    }
     out
 }
 
@@ -244,7 +247,10 @@ mod tests {
         assert!(record["kinesis"].get("encryptionType").is_none());
         assert_eq!(kinesis_seen(&record)["data"], json!({"a": 1}));
         assert_eq!(moment(Some(&json!(1.25))), 1250);
-        let record = dynamodb(&json!({"eventName": "INSERT", "dynamodb": {"Keys": {}}}), "arn", "us-east-1");
+        let given =
+            json!({"eventName": "INSERT", "dynamodb": {"Keys": {}, "ApproximateCreationDateTime": 1_700_000_000}});
+        let record = dynamodb(&given, "arn", "us-east-1");
+        assert_eq!(record["dynamodb"]["ApproximateCreationDateTime"].to_string(), "1700000000.0");
         assert_eq!((&record["eventName"], &record["eventSourceARN"]), (&json!("INSERT"), &json!("arn")));
     }
 

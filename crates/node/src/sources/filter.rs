@@ -91,7 +91,7 @@ fn pattern(map: &Map<String, Value>, depth: usize) -> Option<Pattern> {
                 let one = |choice: &Value| pattern(choice.as_object()?, depth + 1);
                 read.choices.push(choices.iter().map(one).collect::<Option<_>>()?);
             }
-            Value::Array(rules) => {
+            Value::Array(rules) if !rules.is_empty() => {
                 read.members.push((key.clone(), Wanted::OneOf(rules.iter().map(rule).collect::<Option<_>>()?)));
             }
             Value::Object(map) => read.members.push((key.clone(), Wanted::Within(pattern(map, depth + 1)?))),

@@ -128,10 +128,8 @@ impl Lane {
                     Answer::Reply { body, .. } => self.read_answer(piece, body),
                     Answer::Failed(_) => Ended::Failed(None),
                 };
-                let mut context = json!({"statusCode": 200, "executedVersion": version});
-                if matches!(outcome.result, Answer::Failed(_)) {
-                    context["functionError"] = json!("Unhandled");
-                }
+                let failed = matches!(outcome.result, Answer::Failed(_)).then_some("Unhandled");
+                let context = json!({"statusCode": 200, "executedVersion": version, "functionError": failed});
                 (ended, Some(context))
             }
             // Not made, and to be made by the next server.
@@ -235,9 +233,10 @@ impl Lane {
         last: Option<(Option<Value>, u32)>,
     ) -> Option<()> {
         if let Some(target) = &self.job.plan.on_failure {
-            let body = Bytes::from(self.account(piece, condition, id, last).to_string());
+            let body = Bytes::from(self.account(piece, condition, id, last));
             for attempt in 1.. {
-                let shipment = Shipment { target: target.clone(), body: body.clone(), attributes: Vec::new() };
+                let shipment =
+                    Shipment { target: target.clone(), body: body.clone(), attributes: Vec::new(), trace: None };
                 let Err(why) = self.job.core.parts.carrier.carry(shipment).await else { break };
                 self.job.trouble(&format!(
                     "The destination {target} was not told of a batch that was given up. {}",
@@ -256,12 +255,13 @@ impl Lane {
         Some(())
     }
 
-    /// What a destination is told: AWS's record of a batch that was given up. It names the records; it does not hold them.
-    fn account(&self, piece: Piece, condition: &str, id: &RequestId, last: Option<(Option<Value>, u32)>) -> Value {
+    /// What a destination is told: AWS's record of a batch that was given up, its parts in AWS's order. It names the records; it does
+    /// not hold them.
+    fn account(&self, piece: Piece, condition: &str, id: &RequestId, last: Option<(Option<Value>, u32)>) -> String {
         let records = &self.records[piece.from..piece.to];
-        let of = |record: Option<&Record>| record.map(|r| (r.id.clone(), rfc3339(r.arrived_ms))).unwrap_or_default();
+        let of = |record: Option<&Record>| record.map(|r| (r.id.clone(), arrival(r.arrived_ms))).unwrap_or_default();
         let ((first, first_at), (end, end_at)) = (of(records.first()), of(records.last()));
-        let (context, attempts) = last.unwrap_or((None, piece.failures));
+        let (context, attempts) = last.unwrap_or((None, piece.failures.max(1)));
         let info = json!({
             "shardId": self.shard, "startSequenceNumber": first, "endSequenceNumber": end,
             "approximateArrivalOfFirstRecord": first_at, "approximateArrivalOfLastRecord": end_at,
@@ -271,19 +271,18 @@ impl Lane {
             Service::DynamoDbStreams => "DDBStreamBatchInfo",
             _ => "KinesisBatchInfo",
         };
-        let mut out = json!({
-            "requestContext": {
-                "requestId": id.as_str(), "functionArn": self.job.plan.function_arn, "condition": condition, "approximateInvokeCount": attempts,
-            },
-            "version": "1.0",
-            "timestamp": rfc3339(now_ms()),
-            name: info,
+        let request = json!({
+            "requestId": id.as_str(), "functionArn": self.job.plan.function_arn, "condition": condition, "approximateInvokeCount": attempts,
         });
-        if let Some(context) = context {
-            out["responseContext"] = context;
-        }
-        out
+        let response = context.map(|c| format!(r#""responseContext":{c},"#)).unwrap_or_default();
+        let now = rfc3339(now_ms());
+        format!(r#"{{"requestContext":{request},{response}"version":"1.0","timestamp":"{now}","{name}":{info}}}"#)
     }
+}
+
+/// A moment as AWS tells it in these records: whole seconds have no fraction.
+fn arrival(ms: u64) -> String {
+    rfc3339(ms).replace(".000Z", "Z")
 }
 
 #[cfg(test)]

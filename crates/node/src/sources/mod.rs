@@ -10,6 +10,7 @@ mod events;
 mod filter;
 mod lanes;
 mod metrics;
+mod missing;
 mod plan;
 mod queue;
 mod remote;
@@ -31,6 +32,7 @@ use tokio::task::JoinHandle;
 pub use board::{Board, Status};
 pub use filter::Filter;
 pub use metrics::SourceMetrics;
+pub(crate) use missing::missing;
 pub use remote::{NoRemote, Remote, RemoteError, Service};
 
 use crate::catalog::Catalog;
@@ -85,7 +87,7 @@ pub struct Sources {
 impl Sources {
     /// Starts to work the mappings. Must be called inside a tokio runtime.
     pub fn start(data_dir: &Path, parts: Parts) -> Sources {
-        parts.catalog.board().attend();
+        parts.catalog.board().attend(parts.remote.clone());
         let core = Arc::new(Core { parts, positions: Positions::new(data_dir) });
         let (stop, stopped) = watch::channel(false);
         let (end, ended) = watch::channel(false);
