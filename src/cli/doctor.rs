@@ -300,8 +300,16 @@ async fn who_answers(client: &Client) -> Neighbour {
     };
     match tokio::time::timeout(NEIGHBOUR, client.send(Call::new(Method::GET, "/metrics"))).await {
         Ok(Ok(answer)) => version(&answer.body).map_or(Neighbour::Stranger, Neighbour::Offshoot),
+        Ok(Err(_)) => without_token(client).await,
+        Err(_) => Neighbour::Silent,
+    }
+}
+
+/// A server of ours that refuses names the kind of its refusal where its own clients ask.
+async fn without_token(client: &Client) -> Neighbour {
+    match tokio::time::timeout(NEIGHBOUR, client.send(Call::new(Method::GET, "/v1/functions"))).await {
         Ok(Err(error)) if error.exit == Exit::Unreachable && error.kind == "unauthorized" => Neighbour::Closed,
-        Ok(Err(_)) => Neighbour::Stranger,
+        Ok(_) => Neighbour::Stranger,
         Err(_) => Neighbour::Silent,
     }
 }
@@ -370,7 +378,8 @@ mod tests {
     fn only_a_server_of_ours_counts_as_one() {
         use super::super::client::tests::{answer, stub};
         let asked = |status: &str, body: &str| {
-            let (client, server) = stub(vec![answer(status, "", body)]);
+            let times = if status == "200 OK" { 1 } else { 2 };
+            let (client, server) = stub(vec![answer(status, "", body); times]);
             let who = block_on(async { Ok(who_answers(&client).await) }).unwrap();
             server.join().unwrap();
             who
