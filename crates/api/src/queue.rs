@@ -65,7 +65,7 @@ fn fits(size: u64, limit: u64) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = format!(
-        "the event has {size} bytes, and that of an asynchronous invocation has at most {limit} (limits.async_payload_bytes)"
+        "{size} byte payload is too large for the Event invocation type (limit {limit} bytes); the setting is limits.async_payload_bytes"
     );
     Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge.code(), message))
 }
