@@ -64,6 +64,7 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
     std::fs::remove_dir_all(&tmp_dir).ok();
     std::fs::create_dir_all(&tmp_dir)
         .map_err(|e| CliError::config(format!("the directory {} cannot be made: {e}", tmp_dir.display())))?;
+    tokio::spawn(say_what_is_missing(config.clone(), node.clone()));
     let api = ApiState::new(Served { node: node.clone(), tmp_dir }, options);
     eprintln!(
         "offshoot {} serves http://{address} after {:.0} ms · data in {}",
@@ -77,6 +78,19 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
     let last = node.clone();
     tokio::task::spawn_blocking(move || last.shut_down()).await.ok();
     Ok(())
+}
+
+/// Settings that name what this machine has not are no reason not to serve, but their author wants to know.
+async fn say_what_is_missing(config: ServeConfig, node: Arc<Node>) {
+    for dir in config.runtime_paths.iter().filter(|dir| !dir.is_dir()) {
+        tracing::warn!("runtime_paths: {} is not a directory: no runtime is looked for there", dir.display());
+    }
+    let WarmRuntimes::Only(wanted) = &config.warm_runtimes else { return };
+    node.runtimes().ready().await;
+    let found = node.runtimes().installed();
+    for name in wanted.iter().filter(|name| !found.iter().any(|have| have.name == **name)) {
+        tracing::warn!("warm_runtimes: {name} is not on this machine; offshoot doctor lists what is");
+    }
 }
 
 /// The signals that end a server.
@@ -298,6 +312,8 @@ async fn to_its_end<T: Send + 'static>(
 
 fn warn(deployed: &Deployed) {
     if let Some(warning) = &deployed.warning {
+        // One line: what a function says must not look like the server's own.
+        let warning = warning.replace('\n', "\\n");
         tracing::warn!(function = %deployed.version.config.name, %warning, "deployed, but it could not be loaded");
     }
 }

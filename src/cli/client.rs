@@ -303,7 +303,7 @@ fn few(names: &[String]) -> String {
 }
 
 /// An I/O error without its number.
-fn plain(error: &std::io::Error) -> String {
+pub fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

@@ -4,16 +4,18 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http::Method;
 use serde::Serialize;
 use serde_json::json;
 
 use super::Context;
-use super::client::{Client, block_on};
+use super::client::{Call, Client, block_on};
 use super::error::{CliError, Exit};
+use super::term::printable;
 use super::trial;
-use crate::config::{Loaded, ServeFlags, load};
+use crate::config::{ClientConfig, Loaded, ServeFlags, ServerUrl, load};
 
 /// Checks what this machine can do.
 #[derive(Debug, clap::Args)]
@@ -37,15 +39,22 @@ pub struct Row {
     pub remedy: Option<String>,
     /// Whether nothing can be served without it.
     pub required: bool,
+    /// Whether a `no` is no loss: nothing needs to be done about it.
+    #[serde(skip)]
+    harmless: bool,
 }
 
 impl Row {
     pub(super) fn new(area: &'static str, name: &str, ok: bool, detail: impl Into<String>) -> Self {
-        Row { area, name: name.to_owned(), ok, detail: detail.into(), remedy: None, required: false }
+        Row { area, name: name.to_owned(), ok, detail: detail.into(), remedy: None, required: false, harmless: false }
     }
     pub(super) fn required(mut self) -> Self {
         self.required = true;
         self
+    }
+    pub(super) fn harmless(mut self) -> Self {
+        self.harmless = true;
+        self.remedy("nothing needs to be done: it is not used")
     }
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
@@ -62,7 +71,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         context.term.document(&json!({"able": able, "checks": rows}))?;
     } else {
         lines(&rows).iter().try_for_each(|line| context.term.line(line))?;
-        let missing = rows.iter().filter(|row| !row.ok).count();
+        let missing = rows.iter().filter(|row| !row.ok && !row.harmless).count();
         context.term.line("")?;
         context.term.line(&verdict(able, missing))?;
     }
@@ -245,15 +254,63 @@ fn address(loaded: &Loaded) -> Row {
     let Err(error) = TcpListener::bind(listen) else {
         return Row::new("server", "address", true, format!("{listen} is free")).required();
     };
-    let client = Client::new(loaded.client.clone());
-    match block_on(client.ask(Method::GET, "/health")) {
-        Ok(health) if health["status"] == "ok" => {
-            let version = health["version"].as_str().unwrap_or("of unknown version").to_owned();
-            Row::new("server", "address", true, format!("offshoot {version} is running on {listen}")).required()
+    let row = |ok, detail: String| Row::new("server", "address", ok, detail).required();
+    let remedy = "stop what is listening there, or choose another port with --port";
+    if error.kind() != std::io::ErrorKind::AddrInUse {
+        let why = super::client::plain(&error);
+        return row(false, format!("{listen} cannot be listened on: {why}"))
+            .remedy("choose another address with --listen");
+    }
+    let client = Client::new(ClientConfig { server: ServerUrl::of_listener(listen), ..loaded.client.clone() });
+    match block_on(async { Ok(who_answers(&client).await) }) {
+        Ok(Neighbour::Offshoot(version)) => row(true, format!("offshoot {version} is running on {listen}")),
+        Ok(Neighbour::Closed) => row(
+            true,
+            format!("an offshoot server is running on {listen}; it tells its version only to who has its token"),
+        ),
+        Ok(Neighbour::Stranger) => row(false, format!("another program answers on {listen}")).remedy(remedy),
+        Ok(Neighbour::Silent) | Err(_) => {
+            row(false, format!("{listen} is taken, and what has it does not answer")).remedy(remedy)
         }
-        _ => Row::new("server", "address", false, format!("{listen} cannot be listened on: {error}"))
-            .required()
-            .remedy("stop what is listening there, or choose another port with --port"),
+    }
+}
+
+/// What has the port.
+#[derive(Debug, PartialEq, Eq)]
+enum Neighbour {
+    /// A server of ours, of this version.
+    Offshoot(String),
+    /// A server of ours that wants another token, or one.
+    Closed,
+    /// Something that answers otherwise.
+    Stranger,
+    /// Something that does not answer.
+    Silent,
+}
+
+/// How long a neighbour has to answer.
+const NEIGHBOUR: Duration = Duration::from_secs(3);
+
+/// Asks for the metrics: they name the build, and another program's do not.
+async fn who_answers(client: &Client) -> Neighbour {
+    let version = |body: &[u8]| {
+        let text = String::from_utf8_lossy(body);
+        let (_, rest) = text.split_once("offshoot_build_info{version=\"")?;
+        rest.split_once('"').map(|(version, _)| printable(version, false))
+    };
+    match tokio::time::timeout(NEIGHBOUR, client.send(Call::new(Method::GET, "/metrics"))).await {
+        Ok(Ok(answer)) => version(&answer.body).map_or(Neighbour::Stranger, Neighbour::Offshoot),
+        Ok(Err(_)) => without_token(client).await,
+        Err(_) => Neighbour::Silent,
+    }
+}
+
+/// A server of ours that refuses names the kind of its refusal where its own clients ask.
+async fn without_token(client: &Client) -> Neighbour {
+    match tokio::time::timeout(NEIGHBOUR, client.send(Call::new(Method::GET, "/v1/functions"))).await {
+        Ok(Err(error)) if error.exit == Exit::Unreachable && error.kind == "unauthorized" => Neighbour::Closed,
+        Ok(_) => Neighbour::Stranger,
+        Err(_) => Neighbour::Silent,
     }
 }
 
@@ -315,6 +372,26 @@ mod tests {
             lines(&rows),
             ["machine  kernel   yes  6.8", "server   address  NO   taken", "                       → choose another"]
         );
+    }
+
+    #[test]
+    fn only_a_server_of_ours_counts_as_one() {
+        use super::super::client::tests::{answer, stub};
+        let asked = |status: &str, body: &str| {
+            let times = if status == "200 OK" { 1 } else { 2 };
+            let (client, server) = stub(vec![answer(status, "", body); times]);
+            let who = block_on(async { Ok(who_answers(&client).await) }).unwrap();
+            server.join().unwrap();
+            who
+        };
+        let metrics = "# TYPE offshoot_build info\noffshoot_build_info{version=\"9.1.0\"} 1\n# EOF\n";
+        assert_eq!(asked("200 OK", metrics), Neighbour::Offshoot("9.1.0".into()));
+        assert_eq!(asked("401 Unauthorized", r#"{"error":"a token","kind":"unauthorized"}"#), Neighbour::Closed);
+        for (status, body) in
+            [("200 OK", r#"{"status":"ok"}"#), ("404 Not Found", "<html>"), ("401 Unauthorized", r#"{"error":"no"}"#)]
+        {
+            assert_eq!(asked(status, body), Neighbour::Stranger, "{status} {body}");
+        }
     }
 
     #[test]

@@ -106,6 +106,15 @@ fn path_of(arn: &str) -> Result<String, CliError> {
     Ok(format!("/2025-12-01/durable-executions/{}", segment(arn)?))
 }
 
+/// The same error; one about an execution that is not there says which, and where the ARNs are.
+fn known(error: CliError, arn: &str) -> CliError {
+    if error.kind != "not-found" {
+        return error;
+    }
+    CliError::server("not-found", format!("there is no execution {arn}"))
+        .hint("offshoot executions ls FUNCTION shows the ARNs")
+}
+
 /// A time of AWS's API in milliseconds.
 fn ms(value: &Value) -> Option<u64> {
     value.as_f64().filter(|s| *s >= 0.0).map(|s| (s * 1000.0).round() as u64)
@@ -118,14 +127,28 @@ fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
     if let Some(status) = &args.status {
         path += &format!("&Statuses={}", status.to_uppercase());
     }
-    let answer = block_on(client.ask(Method::GET, &path))?;
+    let answer = block_on(async {
+        match client.ask(Method::GET, &path).await {
+            Err(error) if error.kind == "not-found" => Err(client.unknown_function(&function).await),
+            other => other,
+        }
+    })?;
     if context.term.json() {
         context.term.document(&answer)?;
         return Ok(Exit::Ok);
     }
     let found = answer["DurableExecutions"].as_array().cloned().unwrap_or_default();
     if found.is_empty() {
-        context.term.note("none");
+        // Only a durable function has a durable configuration.
+        let about = block_on(client.ask(Method::GET, &format!("/2015-03-31/functions/{function}/configuration")));
+        context.term.note(&match about {
+            Ok(about) if about["DurableConfig"].is_null() => {
+                format!(
+                    "{function} is not durable: it has no executions (DurableConfig is set when a function is made)"
+                )
+            }
+            _ => format!("{function} has no executions{}", if args.status.is_some() { " in this state" } else { "" }),
+        });
         return Ok(Exit::Ok);
     }
     let lines = columns(&table(&found, now_ms()));
@@ -151,7 +174,7 @@ fn table(found: &[Value], now: u64) -> Vec<Vec<String>> {
 
 fn show(args: &One, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
-    let found = block_on(client.ask(Method::GET, &path_of(&args.arn)?))?;
+    let found = block_on(client.ask(Method::GET, &path_of(&args.arn)?)).map_err(|error| known(error, &args.arn))?;
     if context.term.json() {
         context.term.document(&json!({"execution": found}))?;
         return Ok(Exit::Ok);
@@ -172,7 +195,7 @@ fn show(args: &One, context: &Context) -> Result<Exit, CliError> {
 fn events(args: &History, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
     let path = format!("{}/history?MaxItems={}", path_of(&args.arn)?, args.limit);
-    let answer = block_on(client.ask(Method::GET, &path))?;
+    let answer = block_on(client.ask(Method::GET, &path)).map_err(|error| known(error, &args.arn))?;
     if context.term.json() {
         context.term.document(&answer)?;
         return Ok(Exit::Ok);
@@ -215,7 +238,9 @@ fn end(args: &Stop, context: &Context) -> Result<Exit, CliError> {
     if let Some(reason) = &args.reason {
         call = call.body(Upload::new(vec![Bytes::from(json!({"ErrorMessage": reason}).to_string())], |_| {}));
     }
-    let answer: Value = serde_json::from_slice(&block_on(client.send(call))?.body).unwrap_or_default();
+    let answer: Value =
+        serde_json::from_slice(&block_on(client.send(call)).map_err(|error| known(error, &args.arn))?.body)
+            .unwrap_or_default();
     match context.term.json() {
         true => context.term.document(&answer)?,
         false => {

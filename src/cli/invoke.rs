@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long = "async")]
     later: bool,
     /// How often it is tried again when the function fails: 0 to 2
-    #[arg(long, value_name = "N", requires = "later", help_heading = "With --async")]
+    #[arg(long, value_name = "N", requires = "later", help_heading = "With --async", value_parser = clap::value_parser!(u32).range(0..=2))]
     max_retries: Option<u32>,
     /// How long it may wait to succeed: 1m to 6h
     #[arg(long, value_name = "TIME", requires = "later", help_heading = "With --async", value_parser = |text: &str| parse_millis(text, 1000))]

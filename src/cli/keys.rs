@@ -118,7 +118,11 @@ fn remove(args: &Rm, context: &Context) -> Result<Exit, CliError> {
         if !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(CliError::usage(format!("'{}' is not a key's id", id.escape_default())));
         }
-        block_on(client.ask(Method::DELETE, &format!("/v1/keys/{id}")))?;
+        block_on(client.ask(Method::DELETE, &format!("/v1/keys/{id}"))).map_err(|error| match error.kind.as_str() {
+            "not-found" => CliError::server("not-found", format!("there is no key {id} on {}", client.server()))
+                .hint("offshoot keys ls shows the keys"),
+            _ => error,
+        })?;
         if !context.term.json() {
             context.term.line(&format!("removed {id}"))?;
         }

@@ -56,8 +56,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
     let path = path(&name, &args, now_ms());
     block_on(async {
-        let mut printer = Printer { context, collected: (context.term.json() && !args.follow).then(Vec::new) };
+        let mut printer =
+            Printer { context, collected: (context.term.json() && !args.follow).then(Vec::new), count: 0 };
         read(&client, &name, &path, &mut printer).await?;
+        if let Some(id) = args.request_id.as_ref().filter(|_| printer.count == 0) {
+            let id: String = id.chars().take(64).flat_map(char::escape_default).collect();
+            context.term.note(&format!("{name} has no lines of an invocation '{id}'; -o json shows whole ids"));
+        }
         if let Some(lines) = printer.collected {
             context.term.document(&json!({"function": name.as_str(), "logs": lines}))?;
         }
@@ -112,6 +117,8 @@ async fn read(client: &Client, name: &FunctionName, path: &str, printer: &mut Pr
 struct Printer<'a> {
     context: &'a Context,
     collected: Option<Vec<Value>>,
+    /// Lines so far.
+    count: u64,
 }
 
 impl Printer<'_> {
@@ -123,6 +130,7 @@ impl Printer<'_> {
         let record: Value = serde_json::from_slice(line).map_err(|_| {
             CliError::unreachable("the server sent a log line that is not JSON").hint("is it an Offshoot server?")
         })?;
+        self.count += 1;
         let term = &self.context.term;
         match &mut self.collected {
             Some(all) => {
@@ -182,7 +190,7 @@ mod tests {
             "{\"time\":0,\"requestId\":\"8f50aaaa-bbbb\",\"stream\":\"stderr\",\"text\":\"a\"}\n\n{\"text\":\"b\"}";
         let (client, server) = stub(vec![answer("200 OK", "", body)]);
         let context = Context::for_tests();
-        let mut printer = Printer { context: &context, collected: Some(Vec::new()) };
+        let mut printer = Printer { context: &context, collected: Some(Vec::new()), count: 0 };
         block_on(read(&client, &FunctionName::parse("f").unwrap(), "/logs/f", &mut printer)).unwrap();
         assert!(server.join().unwrap()[0].contains("accept: application/x-ndjson"));
         let lines = printer.collected.unwrap();

@@ -255,6 +255,12 @@ impl Manifest {
         let wrong = |what: String| CliError::config(format!("{}:{}: {what}", path.display(), entry.line));
         let names: Vec<&str> = entry.path.iter().map(String::as_str).collect();
         let names = names.strip_prefix(&["function"]).filter(|rest| !rest.is_empty()).unwrap_or(&names);
+        if entry.is_empty_table() {
+            return match names {
+                ["env"] | ["function"] => Ok(()),
+                _ => Err(unknown_key(&names.join("."), wrong)),
+            };
+        }
         let [value] = entry.items.as_slice() else {
             return Err(wrong(format!("{}: one value is expected", names.join("."))));
         };

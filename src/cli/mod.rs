@@ -153,7 +153,15 @@ impl Context {
 
 /// A function's name as it was typed.
 fn function_name(text: &str) -> Result<FunctionName, CliError> {
-    FunctionName::parse(text).map_err(|e| CliError::usage(e.message).hint("offshoot ls shows the names that exist"))
+    FunctionName::parse(text).map_err(|e| {
+        let hint = match text.split_once(':') {
+            Some((name, qualifier)) if FunctionName::parse(name).is_ok() && !qualifier.is_empty() => format!(
+                "give the name alone: {name}. Only invoke takes a version or an alias ({name}:{qualifier}); show lists them, logs has the lines of all, and AWS's clients remove one"
+            ),
+            _ => "offshoot ls shows the names that exist".to_owned(),
+        };
+        CliError::usage(e.message).hint(hint)
+    })
 }
 
 /// Parses the command line, does what it says, and returns the exit code.
@@ -168,7 +176,7 @@ pub fn main() -> ExitCode {
     let parsed = command.try_get_matches_from(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return misused(&error, &args, &env),
+        Err(error) => return misused(error, &args, &env),
     };
     let context = Context { term: Term::new(cli.output, cli.color, cli.quiet, cli.verbose, &env), env };
     let exit = run(cli.verb, &context).unwrap_or_else(|error| {
@@ -198,11 +206,16 @@ fn run(verb: Verb, context: &Context) -> Result<Exit, CliError> {
 }
 
 /// Help and version are results; everything else that the parser says is a usage error.
-fn misused(error: &clap::Error, args: &[String], env: &Env) -> ExitCode {
+fn misused(error: clap::Error, args: &[String], env: &Env) -> ExitCode {
+    let error = without_aliases(error);
     // A closed stream is no reason to fail: `offshoot --help | head -1`.
     let _ = error.print();
     if !error.use_stderr() {
         return ExitCode::from(Exit::Ok.code());
+    }
+    let names = error.kind() == ErrorKind::UnknownArgument && args.get(1).is_some_and(|verb| verb == "deploy");
+    if names && args.iter().any(|arg| arg == "--name" || arg.starts_with("--name=")) {
+        eprintln!("\n  tip: the function's name is the second argument: offshoot deploy PATH NAME");
     }
     if asked(args, &["-o", "--output"]).as_deref() == Some("json") && error.kind() != ErrorKind::DisplayHelp {
         let term = Term::new(Output::Json, ColorWhen::Never, true, false, env);
@@ -210,6 +223,21 @@ fn misused(error: &clap::Error, args: &[String], env: &Env) -> ExitCode {
         let _ = term.document(&serde_json::json!({"error": what.to_json()}));
     }
     ExitCode::from(Exit::Usage.code())
+}
+
+/// The same complaint with only those verbs suggested that help shows: aliases are there for fingers, not for learning.
+fn without_aliases(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    let shown = Cli::command();
+    let known = |name: &String| shown.get_subcommands().any(|verb| verb.get_name() == name);
+    if let Some(ContextValue::Strings(names)) = error.get(ContextKind::SuggestedSubcommand) {
+        let kept: Vec<String> = names.iter().filter(|name| known(name)).cloned().collect();
+        match kept.is_empty() {
+            true => drop(error.remove(ContextKind::SuggestedSubcommand)),
+            false => drop(error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(kept))),
+        }
+    }
+    error
 }
 
 /// The parser's complaint without the lines that only help people.
@@ -254,6 +282,18 @@ mod tests {
         let error = Cli::try_parse_from(["offshoot", "deplyo", "x"]).unwrap_err();
         assert!(error.to_string().contains("'deploy'"));
         assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn hidden_names_are_not_suggested() {
+        let error = without_aliases(Cli::try_parse_from(["offshoot", "deply", "x"]).unwrap_err()).to_string();
+        assert!(error.contains("'deploy'") && !error.contains("'del"), "{error}");
+    }
+
+    #[test]
+    fn a_version_is_named_elsewhere() {
+        assert!(function_name("ev:1").unwrap_err().hint.unwrap().contains("Only invoke takes a version"));
+        assert!(function_name("a b").unwrap_err().hint.unwrap().contains("offshoot ls"));
     }
 
     #[test]

@@ -160,7 +160,9 @@ fn row(item: &Value, now: u64) -> Vec<String> {
 
 fn show_one(args: &Show, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
-    let item = block_on(client.ask(Method::GET, &format!("/v1/queue/{}", id(&args.id)?)))?;
+    let item = block_on(client.ask(Method::GET, &format!("/v1/queue/{}", id(&args.id)?))).map_err(|error| {
+        if error.kind == "not-found" { error.hint("offshoot queue ls shows what is there") } else { error }
+    })?;
     if context.term.json() {
         context.term.document(&json!({"item": item}))?;
         return Ok(Exit::Ok);

@@ -27,6 +27,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         return Ok(Exit::Ok);
     }
     loaded.serve.check()?;
+    loaded.serve.check_access_key()?;
     crate::server::run(loaded.serve)?;
     Ok(Exit::Ok)
 }

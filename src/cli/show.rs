@@ -1,9 +1,11 @@
 //! `offshoot show NAME`: everything that the server says about a function.
 
+use http::Method;
+use offshoot_model::FunctionName;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::client::block_on;
+use super::client::{Client, block_on};
 use super::error::{CliError, Exit};
 use super::term::printable;
 use super::units::{show_bytes, show_millis};
@@ -48,7 +50,11 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let name = super::function_name(&args.name)?;
     let client = context.client(&args.flags)?;
-    let function = block_on(client.function(&name))?;
+    let function = block_on(async {
+        let mut function = client.function(&name).await?;
+        more(&client, &name, &mut function).await;
+        Ok(function)
+    })?;
     if context.term.json() {
         context.term.document(&json!({"function": function}))?;
     } else {
@@ -57,6 +63,34 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         })?;
     }
     Ok(Exit::Ok)
+}
+
+/// Adds what AWS's dialect knows besides, where there is any: layers, versions, aliases, the form of the log, what makes it durable.
+async fn more(client: &Client, name: &FunctionName, function: &mut Value) {
+    let ask = async |what: &str| {
+        client.ask(Method::GET, &format!("/2015-03-31/functions/{name}/{what}")).await.unwrap_or_default()
+    };
+    let (about, versions, aliases) = (ask("configuration").await, ask("versions").await, ask("aliases").await);
+    let texts = |list: &Value, text: &dyn Fn(&Value) -> Option<String>| -> Vec<String> {
+        list.as_array().map(|all| all.iter().filter_map(text).collect()).unwrap_or_default()
+    };
+    let own = |value: &Value| value.as_str().map(str::to_owned);
+    let alias = |a: &Value| Some(format!("{} → {}", a["Name"].as_str()?, a["FunctionVersion"].as_str()?));
+    for (key, list) in [
+        ("layers", texts(&about["Layers"], &|layer| own(&layer["Arn"]))),
+        ("versions", texts(&versions["Versions"], &|v| own(&v["Version"]).filter(|v| v != "$LATEST"))),
+        ("aliases", texts(&aliases["Aliases"], &alias)),
+    ] {
+        if !list.is_empty() {
+            function[key] = json!(list);
+        }
+    }
+    if let Some(format) = about["LoggingConfig"]["LogFormat"].as_str().filter(|format| *format != "Text") {
+        function["logFormat"] = json!(format);
+    }
+    if about["DurableConfig"].is_object() {
+        function["durable"] = about["DurableConfig"].clone();
+    }
 }
 
 fn lines(function: &Value) -> Vec<(String, String)> {
@@ -86,6 +120,10 @@ fn shown(key: &str, value: &Value) -> String {
         (_, Value::Bool(on)) => if *on { "on" } else { "off" }.to_owned(),
         (_, Value::String(text)) => text.clone(),
         (_, Value::Null) => "-".to_owned(),
+        (_, Value::Array(all)) => all.iter().map(|one| shown("", one)).collect::<Vec<_>>().join(", "),
+        ("durable", Value::Object(all)) => {
+            all.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+        }
         (_, other) => other.to_string(),
     }
 }

@@ -62,10 +62,11 @@ fn languages(node: &Node) -> Vec<Row> {
         Row::new("languages", &i.name.to_string(), true, format!("{} at {}", i.version, i.executable.display()))
     }));
     let rejected: BTreeMap<_, _> = node.runtimes().rejected().into_iter().collect();
-    rows.extend(rejected.into_iter().map(|(path, why)| {
-        Row::new("languages", &path.display().to_string(), false, why)
-            .remedy("nothing needs to be done: it is not used")
-    }));
+    rows.extend(
+        rejected
+            .into_iter()
+            .map(|(path, why)| Row::new("languages", &path.display().to_string(), false, why).harmless()),
+    );
     rows
 }
 

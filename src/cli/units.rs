@@ -181,7 +181,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         if begins { 1 } else { edits(&candidate).min(edits(last)) }
     };
     let scored = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
-    scored.filter(|(d, c)| *d <= allowed && *d < c.chars().count()).min_by_key(|(d, _)| *d).map(|(_, c)| c)
+    scored.filter(|(d, c)| *d <= allowed && *d * 2 <= c.chars().count()).min_by_key(|(d, _)| *d).map(|(_, c)| c)
 }
 
 #[cfg(test)]

@@ -92,9 +92,18 @@ pub(super) fn read_files(env: &Env, flags: &Flags, given: &mut AllGiven) -> Resu
 
 pub(super) fn take_entry(path: &Path, rank: FileRank, entry: Entry, given: &mut AllGiven) -> Result<(), CliError> {
     let key = entry.path.join(".");
+    if entry.is_empty_table()
+        && SETTINGS.iter().any(|s| s.key.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.')))
+    {
+        return Ok(());
+    }
     let place = format!("{}:{}", path.display(), entry.line);
     let Some(setting) = SETTINGS.iter().find(|s| s.key == key) else {
-        let near = nearest(&key, SETTINGS.iter().map(|s| s.key));
+        let tables = SETTINGS.iter().filter_map(|s| s.key.split_once('.')).map(|(table, _)| table);
+        let near = match entry.is_empty_table() {
+            true => nearest(&key, tables),
+            false => nearest(&key, SETTINGS.iter().map(|s| s.key)),
+        };
         return Err(CliError::config(format!("{place}: '{key}' is not a setting")).hint(match near {
             Some(near) => format!("did you mean '{near}'?"),
             None => "offshoot serve --print-config lists every setting".to_owned(),
@@ -113,6 +122,9 @@ pub(super) fn take_entry(path: &Path, rank: FileRank, entry: Entry, given: &mut 
     Ok(())
 }
 
+/// What every variable of ours begins with.
+const PREFIX: &str = "OFFSHOOT_";
+
 /// AWS's own names for the addresses of services: they count where the server's own name for the setting is not set.
 const AWS_ENDPOINTS: [(&str, &str); 3] = [
     ("sqs_endpoint", "AWS_ENDPOINT_URL_SQS"),
@@ -127,15 +139,20 @@ pub(super) fn read_env(env: &Env, given: &mut AllGiven) -> Result<(), CliError> 
             given.insert(key, Given { items: vec![value.to_owned()], origin, base: env.cwd.clone() });
         }
     }
-    for (name, value) in env.vars.iter().filter(|(name, value)| name.starts_with("OFFSHOOT_") && !value.is_empty()) {
+    for (name, value) in env.vars.iter().filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty()) {
         if name == CONFIG_VARIABLE || is_service_link(name, value) {
             continue;
         }
         let Some(setting) = SETTINGS.iter().find(|s| s.env == name) else {
-            let near = nearest(name, SETTINGS.iter().map(|s| s.env).chain([CONFIG_VARIABLE]));
+            // What they all begin with says nothing about which is meant.
+            let rest = |name: &'static str| name.trim_start_matches(PREFIX);
+            let near = nearest(
+                name.trim_start_matches(PREFIX),
+                SETTINGS.iter().map(|s| s.env).chain([CONFIG_VARIABLE]).map(rest),
+            );
             return Err(CliError::config(format!("the environment variable {name} is not a setting of offshoot"))
                 .hint(match near {
-                    Some(near) => format!("did you mean {near}? If not, unset it"),
+                    Some(near) => format!("did you mean {PREFIX}{near}? If not, unset it"),
                     None => "unset it; offshoot serve --help lists every variable".to_owned(),
                 }));
         };

@@ -112,12 +112,19 @@ impl Env {
 pub struct Entry {
     /// The names, outermost first.
     pub path: Vec<String>,
-    /// The value, or the members of a list.
+    /// The value, or the members of a list. Neither: it is a table without members.
     pub items: Vec<String>,
     /// Whether it is a list.
     pub list: bool,
     /// Its line, from 1.
     pub line: usize,
+}
+
+impl Entry {
+    /// Whether it is a table in which nothing stands.
+    pub fn is_empty_table(&self) -> bool {
+        self.items.is_empty() && !self.list
+    }
 }
 
 /// Reads a TOML file into its values; `None` when there is no such file.
@@ -134,11 +141,33 @@ pub fn read_toml(path: &Path) -> Result<Option<Vec<Entry>>, CliError> {
 
 pub(super) fn flatten(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let line_of = |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
-    let table = DeTable::parse(text).map_err(|e| (line_of(e.span().map_or(0, |s| s.start)), e.message().to_owned()))?;
+    let table = DeTable::parse(text).map_err(|e| {
+        let span = e.span().unwrap_or_default();
+        let line = line_of(span.start);
+        (
+            line,
+            explained(e.message(), text.get(span).unwrap_or_default(), text.lines().nth(line - 1).unwrap_or_default()),
+        )
+    })?;
     let mut entries = Vec::new();
     flatten_table(table.get_ref(), &[], &line_of, &mut entries)?;
     entries.sort_by_key(|entry| entry.line);
     Ok(entries)
+}
+
+/// What the parser says, with the key or the form that it leaves to be guessed.
+fn explained(message: &str, at: &str, line: &str) -> String {
+    if message.contains("duplicate key") {
+        return format!("{} is given twice: keep one of them", at.trim());
+    }
+    match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
+        Some((key, value))
+            if value.starts_with(|c: char| c.is_ascii_alphabetic() || ":/.~*".contains(c)) && !value.contains('"') =>
+        {
+            format!("{message} (a text stands in quotes: {key} = \"{value}\")")
+        }
+        _ => message.to_owned(),
+    }
 }
 
 pub(super) fn flatten_table(
@@ -152,6 +181,10 @@ pub(super) fn flatten_table(
         let mut path = above.to_vec();
         path.push(name.get_ref().clone().into_owned());
         if let DeValue::Table(inner) = value.get_ref() {
+            if inner.is_empty() {
+                into.push(Entry { path, items: Vec::new(), list: false, line });
+                continue;
+            }
             flatten_table(inner, &path, line_of, into)?;
             continue;
         }

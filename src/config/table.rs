@@ -84,6 +84,12 @@ impl Raw<'_> {
         let text = self.one()?;
         text.replace('_', "").parse().map_err(|_| format!("'{text}' is not a whole number in range"))
     }
+    fn at_least_one(&self) -> Result<u32, String> {
+        match self.number()? {
+            0 => Err("0 would let nothing run: write a whole number from 1 on".to_owned()),
+            number => Ok(number),
+        }
+    }
     fn millis(&self) -> Result<Millis, String> {
         parse_millis(self.one()?, 1).map(Millis)
     }
@@ -128,7 +134,7 @@ pub static SETTINGS: &[Setting] = &[
         takes: Takes::One("PORT"),
         scope: Scope::Serve,
         help: "Replaces the port of the listen address",
-        set: |d, raw| raw.number().map(|port| d.port = Some(port)),
+        set: |d, raw| parse_port(raw.one()?).map(|port| d.port = Some(port)),
         get: |d| json!(d.port),
     },
     Setting {
@@ -451,7 +457,7 @@ pub static SETTINGS: &[Setting] = &[
         scope: Scope::Serve,
         help: "Where records of asynchronous invocations may be sent over HTTP: these addresses and what is below them",
         set: |d, raw| {
-            d.serve.http_destinations = raw.items.iter().map(|url| ServerUrl::parse(url)).collect::<Result<_, _>>()?;
+            d.serve.http_destinations = raw.items.iter().map(|url| parse_destination(url)).collect::<Result<_, _>>()?;
             Ok(())
         },
         get: |d| json!(d.serve.http_destinations.iter().map(ServerUrl::to_string).collect::<Vec<_>>()),
@@ -517,7 +523,7 @@ pub static SETTINGS: &[Setting] = &[
         "limits-concurrency",
         "OFFSHOOT_LIMITS_CONCURRENCY",
         "N",
-        |r| r.number(),
+        |r| r.at_least_one(),
         "Most invocations running at once, over all functions"
     ),
     limit!(

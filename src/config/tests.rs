@@ -191,6 +191,43 @@ fn bad_values_name_their_place() {
 }
 
 #[test]
+fn what_cannot_be_meant_is_refused_with_what_to_write() {
+    let home = Home::new();
+    for (flag, value, word) in [
+        ("--port", "99999", "65535"),
+        ("--region", "mars", "us-east-1"),
+        ("--limits-concurrency", "0", "from 1 on"),
+        ("--http-destinations", "nonsense", "http://HOST:PORT"),
+    ] {
+        let error = fails(home.load(&[], &[flag, value]));
+        assert!(error.message.contains(word) && error.message.contains(flag), "{}", error.message);
+    }
+    let file = |text: &str| {
+        home.write("project/offshoot.toml", text);
+        home.load(&[], &[])
+    };
+    assert!(file("[limits]\n").is_ok());
+    let error = fails(file("[limts]\n"));
+    assert!(error.message.ends_with("offshoot.toml:1: 'limts' is not a setting"), "{}", error.message);
+    assert_eq!(error.hint.as_deref(), Some("did you mean 'limits'?"));
+    let twice = fails(file("spares = 1\nlog = 'info'\nspares = 2\n")).message;
+    assert!(twice.ends_with(":3: spares is given twice: keep one of them"), "{twice}");
+    let bare = fails(file("listen = :9755\n")).message;
+    assert!(bare.contains("listen = \":9755\""), "{bare}");
+    let far = fails(Home::new().load(&[("OFFSHOOT_FOO", "1")], &[]));
+    assert!(!far.hint.unwrap().contains("did you mean"));
+}
+
+#[test]
+fn an_access_key_is_whole() {
+    let check = |vars: &[(&str, &str)]| Home::new().load(vars, &[]).unwrap().serve.check_access_key();
+    let (id, secret) = (("OFFSHOOT_AWS_ACCESS_KEY_ID", "AKIA1"), ("OFFSHOOT_AWS_SECRET_ACCESS_KEY", "s"));
+    assert!(check(&[]).is_ok() && check(&[id, secret]).is_ok());
+    assert!(check(&[id]).unwrap_err().hint.unwrap().contains(secret.0));
+    assert!(check(&[secret]).unwrap_err().hint.unwrap().contains(id.0));
+}
+
+#[test]
 fn links_of_orchestrators_are_not_settings() {
     let links = [
         ("OFFSHOOT_PORT", "tcp://10.0.0.1:9000"),

@@ -74,6 +74,17 @@ pub struct ServeConfig {
 }
 
 impl ServeConfig {
+    /// Refuses half an access key: nothing could be signed with it.
+    pub fn check_access_key(&self) -> Result<(), CliError> {
+        let (have, lacks) = match (&self.aws_access_key_id, &self.aws_secret_access_key) {
+            (Some(_), None) => ("aws_access_key_id", "aws_secret_access_key"),
+            (None, Some(_)) => ("aws_secret_access_key", "aws_access_key_id"),
+            _ => return Ok(()),
+        };
+        Err(CliError::config(format!("{have} is set and {lacks} is not: requests are signed with both"))
+            .hint(format!("set OFFSHOOT_{} too, or neither", lacks.to_uppercase())))
+    }
+
     /// Refuses what must not be served: an address that others can reach, open to everyone.
     pub fn check(&self) -> Result<(), CliError> {
         let file = self.data_dir.join("token");
@@ -220,7 +231,7 @@ impl ServerUrl {
     }
 
     /// The server that listens on this address, as seen from the same machine.
-    pub(super) fn of_listener(listen: SocketAddr) -> Self {
+    pub fn of_listener(listen: SocketAddr) -> Self {
         let ip = match listen.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

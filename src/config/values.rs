@@ -7,7 +7,7 @@ use offshoot_model::RuntimeName;
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
 
-use super::types::{Auth, LogFormat, Secret, WarmRuntimes};
+use super::types::{Auth, LogFormat, Secret, ServerUrl, WarmRuntimes};
 use super::{DEFAULT_PORT, DEGRADABLE};
 use crate::cli::units::{nearest, parse_bytes};
 
@@ -25,6 +25,18 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
         Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
         Err(_) => Err(format!("'{text}' is not an address to listen on: write ADDR:PORT, for example 127.0.0.1:9000")),
     }
+}
+
+pub(super) fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("'{text}' is not a port: write a whole number from 0 (any free one) to 65535"))
+}
+
+/// An address with its scheme: a lone word would be taken for a host.
+pub(super) fn parse_destination(text: &str) -> Result<ServerUrl, String> {
+    if text.contains("://") {
+        return ServerUrl::parse(text);
+    }
+    Err(format!("'{text}' is not a URL: write http://HOST:PORT, perhaps with a path"))
 }
 
 pub(super) fn parse_token(text: &str) -> Result<Secret, String> {

@@ -200,6 +200,14 @@ fn wrong_input_gets_a_sentence_and_a_way_out() {
         (&["invoke", "resize", "-e", "/nonexistent"], 3, &["/nonexistent"]),
         (&["serve", "--listen", "somewhere"], 3, &["somewhere"]),
         (&["serve", "--allow-degraded", "everything"], 3, &["everything"]),
+        (&["serve", "--region", "mars"], 3, &["mars", "us-east-1"]),
+        (&["serve", "--port", "99999"], 3, &["99999", "65535"]),
+        (&["show", "resize:1"], 2, &["Only invoke takes a version"]),
+        (&["deploy", "x", "--runtime", "java21"], 2, &["Java runs as a custom runtime"]),
+        (&["deploy", "--name", "x", "y"], 2, &["offshoot deploy PATH NAME"]),
+        (&["keys", "rm", "AKIANOPE"], 4, &["AKIANOPE", "keys ls"]),
+        (&["queue", "show", "nosuch"], 4, &["nosuch", "queue ls"]),
+        (&["executions", "ls", "resise"], 4, &["did you mean 'resize'?"]),
         (&["completion", "tcsh-9"], 2, &["tcsh-9"]),
         (&["ls", "--server", "https://x"], 3, &["http"]),
     ] {
@@ -253,6 +261,13 @@ fn a_server_that_is_not_there_or_not_ours_is_named() {
     with.env("OFFSHOOT_TOKEN", "wrong-token");
     let done = finish(with, None).exits(5);
     assert!(!done.err.contains("wrong-token"));
+    let port = server.port.to_string();
+    let seen = alone(&["doctor", "--port", &port]).exits(0).out;
+    assert!(seen.contains("an offshoot server is running"), "{seen}");
+    let mut with = command(None, &["doctor", "--port", &port]);
+    with.env("OFFSHOOT_TOKEN", "right-token");
+    let seen = finish(with, None).exits(0).out;
+    assert!(seen.contains(concat!("offshoot ", env!("CARGO_PKG_VERSION"), " is running")), "{seen}");
 }
 
 #[test]

@@ -56,8 +56,10 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidInput.code(), message)
     }
     /// 404 for a path that nothing serves.
-    pub fn no_route() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no-route", "there is nothing at this path")
+    pub fn no_route(path: &str) -> Self {
+        let shown: String = path.chars().take(120).flat_map(char::escape_default).collect();
+        let message = format!("there is nothing at this path: {shown}");
+        Self::new(StatusCode::NOT_FOUND, "no-route", message)
     }
     /// 405 with the methods that there are.
     pub fn method(allow: &'static str) -> Self {
@@ -189,6 +191,6 @@ mod tests {
         assert_eq!(of(ErrorKind::NotFound, "no function x").glambdar_message(), NOT_FOUND);
         assert_eq!(of(ErrorKind::Throttled, "rate limit of 5 per second reached").glambdar_message(), RATE_LIMITED);
         assert_eq!(of(ErrorKind::Throttled, "all 3 instances are busy").glambdar_message(), "all 3 instances are busy");
-        assert_eq!(Refusal::no_route().glambdar_message(), "there is nothing at this path");
+        assert_eq!(Refusal::no_route("/x\n").glambdar_message(), "there is nothing at this path: /x\\n");
     }
 }

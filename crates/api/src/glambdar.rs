@@ -40,7 +40,7 @@ pub(crate) async fn route<B: Backend>(call: Call<'_, B>) -> Result<Reply, Refusa
         ("logs", Some(_)) => Err(Refusal::method("GET, HEAD")),
         ("del", Some(name)) if method == Method::DELETE => admin::delete(&call, &common::name(name)?).await,
         ("del", Some(_)) => Err(Refusal::method("DELETE")),
-        _ => Err(Refusal::no_route()),
+        _ => Err(Refusal::no_route(&path)),
     }
 }
 

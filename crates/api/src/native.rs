@@ -45,7 +45,7 @@ pub(crate) async fn route<B: Backend>(call: Call<'_, B>) -> Result<Reply, Refusa
         let rest = rest.to_owned();
         return Box::pin(keys::route(call, &rest)).await;
     }
-    let rest = path.strip_prefix(FUNCTIONS).ok_or_else(Refusal::no_route)?;
+    let rest = path.strip_prefix(FUNCTIONS).ok_or_else(|| Refusal::no_route(path))?;
     if let Some(segment) = rest.strip_prefix('/').and_then(|r| r.strip_suffix("/invoke"))
         && !segment.contains('/')
     {
@@ -67,7 +67,7 @@ async fn manage<B: Backend>(call: Call<'_, B>, rest: &str) -> Result<Reply, Refu
             _ => Err(Refusal::method("GET, HEAD, POST")),
         };
     }
-    let segments = rest.strip_prefix('/').ok_or_else(Refusal::no_route)?;
+    let segments = rest.strip_prefix('/').ok_or_else(|| Refusal::no_route(call.parts.uri.path()))?;
     match segments.split_once('/') {
         None => {
             let name = common::name(segments)?;
@@ -80,7 +80,7 @@ async fn manage<B: Backend>(call: Call<'_, B>, rest: &str) -> Result<Reply, Refu
         }
         Some((segment, "logs")) if read => admin::logs(&call, common::name(segment)?).await,
         Some((_, "logs")) => Err(Refusal::method("GET, HEAD")),
-        Some(_) => Err(Refusal::no_route()),
+        Some(_) => Err(Refusal::no_route(call.parts.uri.path())),
     }
 }
 

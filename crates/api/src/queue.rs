@@ -4,7 +4,9 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use offshoot_model::{Convention, ErrorKind, FunctionName, HttpPart, RequestId};
-use offshoot_node::queue::{Context, Detail, EventInvokeConfig, Filter, QueuedCall, State, Target, View, Which};
+use offshoot_node::queue::{
+    Context, Detail, EventInvokeConfig, Filter, MAX_RETRIES, QueuedCall, State, Target, View, Which,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -45,12 +47,27 @@ pub(crate) async fn accept<B: Backend>(
     let qualifier = native::qualifier(&call.parts.headers)?;
     let given = |name: &str| call.parts.headers.get(name).map(|value| common::header_text(value.as_bytes()));
     let context = Context { qualifier, trace: given("x-amzn-trace-id"), ..Context::default() };
+    let limit = call.backend().limits().async_payload_bytes;
+    let announced = call.parts.headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    fits(announced.unwrap_or(0), limit).map_err(Refusal::closing)?;
     let payload = common::payload(&mut call, convention).await?;
+    fits(payload.len() as u64, limit)?;
     let queued = QueuedCall { id: id.clone(), function, context, http, payload, settings };
     call.backend().enqueue(queued).await?;
     let mut answer = reply::json(StatusCode::ACCEPTED, &json!({"requestId": id.as_str()}));
     reply::set_request_id(answer.headers_mut(), id);
     Ok(answer)
+}
+
+/// Whether an event of this size may be kept.
+fn fits(size: u64, limit: u64) -> Result<(), Refusal> {
+    if size <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "{size} byte payload is too large for the Event invocation type (limit {limit} bytes); the setting is limits.async_payload_bytes"
+    );
+    Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge.code(), message))
 }
 
 /// What the caller wants of this one call; `None`: what is set for the function.
@@ -64,8 +81,12 @@ fn settings(headers: &HeaderMap) -> Result<Option<EventInvokeConfig>, Refusal> {
         let parse = |t: &str| t.parse().map_err(|_| Refusal::bad(format!("{name} is not a whole number")));
         text(name)?.map(parse).transpose()
     };
+    let retries = number("offshoot-max-retries")?;
+    if let Some(many) = retries.filter(|n| *n > u64::from(MAX_RETRIES)) {
+        return Err(Refusal::bad(format!("Offshoot-Max-Retries is {many}: there are 0 to {MAX_RETRIES} retries")));
+    }
     let settings = EventInvokeConfig {
-        max_retries: number("offshoot-max-retries")?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        max_retries: retries.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         max_age_s: number("offshoot-max-age")?,
         on_success: target("offshoot-on-success")?,
         on_failure: target("offshoot-on-failure")?,
@@ -103,7 +124,10 @@ pub(crate) async fn route<B: Backend>(call: Call<'_, B>, rest: &str) -> Result<R
         "/redrive" if method == Method::POST => redrive(call).await,
         "/redrive" => Err(Refusal::method("POST")),
         _ => {
-            let id = rest.strip_prefix('/').filter(|id| !id.contains('/')).ok_or_else(Refusal::no_route)?;
+            let id = rest
+                .strip_prefix('/')
+                .filter(|id| !id.contains('/'))
+                .ok_or_else(|| Refusal::no_route(call.parts.uri.path()))?;
             match method {
                 Method::DELETE => purge_one(&call, id).await,
                 _ if read => show(&call, id).await,
@@ -157,7 +181,7 @@ fn describe(view: &View) -> Value {
 }
 
 async fn show<B: Backend>(call: &Call<'_, B>, id: &str) -> Result<Reply, Refusal> {
-    let Detail { view, event, record } = call.backend().queue().show(id).await?.ok_or_else(unknown_item)?;
+    let Detail { view, event, record } = call.backend().queue().show(id).await?.ok_or_else(|| unknown_item(id))?;
     let mut value = describe(&view);
     value["event"] = event.as_deref().map_or(Value::Null, bytes_as_json);
     // The record as it is delivered: its numbers and the order of its members are the function's own.
@@ -171,11 +195,12 @@ async fn show<B: Backend>(call: &Call<'_, B>, id: &str) -> Result<Reply, Refusal
     Ok(reply::json(StatusCode::OK, &Shown { item: value, record }))
 }
 
-fn unknown_item() -> Refusal {
+fn unknown_item(id: &str) -> Refusal {
+    let shown: String = id.chars().take(64).flat_map(char::escape_default).collect();
     Refusal::new(
         StatusCode::NOT_FOUND,
         ErrorKind::NotFound.code(),
-        "no such invocation is in the queue: it is done, or never was",
+        format!("there is no invocation '{shown}' in the queue: it is done, or never was"),
     )
 }
 
@@ -219,7 +244,7 @@ async fn purge<B: Backend>(call: &Call<'_, B>) -> Result<Reply, Refusal> {
 
 async fn purge_one<B: Backend>(call: &Call<'_, B>, id: &str) -> Result<Reply, Refusal> {
     match call.backend().queue().purge(Which::Ids(vec![id.to_owned()])).await? {
-        0 => Err(unknown_item()),
+        0 => Err(unknown_item(id)),
         count => Ok(reply::json(StatusCode::OK, &json!({"purged": count}))),
     }
 }
@@ -252,6 +277,7 @@ mod tests {
         assert_eq!((given.max_retries, given.on_failure), (Some(1), Some(Target::parse("sink").unwrap())));
         for bad in [
             ("offshoot-max-retries", "-1"),
+            ("offshoot-max-retries", "9"),
             ("offshoot-max-age", "1h"),
             ("offshoot-on-success", "a b"),
             ("offshoot-dead-letter", ""),

@@ -39,6 +39,9 @@ const FIELDS: &[(&str, Kind)] = &[
     ("keepAlive", Kind::Time),
 ];
 
+/// The settings that are one of a few words.
+const WORDS: &[(&str, &str)] = &[("convention", "event or request"), ("network", "none or host")];
+
 /// What can be taken back, so that the server's own value holds again; and the word for it.
 const UNSET: &[&str] = &["cpu", "keepAlive"];
 const DEFAULT: &str = "default";
@@ -143,9 +146,13 @@ fn finish(map: Map<String, Value>) -> Result<Settings, Refusal> {
     whole.map_err(|e| {
         // The reader does not say which field it means: find the first that does not fit alone.
         let culprit = map.into_iter().find_map(|(name, value)| {
-            read(Map::from_iter([(name.clone(), value)])).err().map(|e| format!("{name} does not fit: {e}"))
+            let read = read(Map::from_iter([(name.clone(), value.clone())]));
+            read.err().map(|e| match WORDS.iter().find(|(known, _)| *known == name) {
+                Some((_, words)) => wrong(&name, value.as_str().unwrap_or(&value.to_string()), words),
+                None => Refusal::bad(format!("{name} does not fit: {e}")),
+            })
         });
-        Refusal::bad(culprit.unwrap_or_else(|| e.to_string()))
+        culprit.unwrap_or_else(|| Refusal::bad(e.to_string()))
     })
 }
 
@@ -202,6 +209,9 @@ mod tests {
         assert!(message(form(&[("funcname", "1")])).contains("did you mean 'funcName'?"));
         assert!(message(form(&[("zzzzzzzz", "1")])).contains("there are runtime, handler"));
         assert!(message(from_json(br#"{"ratelimit":1}"#)).contains("did you mean 'rateLimit'?"));
+        assert!(
+            message(from_json(br#"{"network":"internet"}"#)).contains("network is 'internet': it must be none or host")
+        );
         assert!(message(from_json(br#"{"memory":"big"}"#)).contains("memory does not fit"));
         assert!(message(from_json(br#"{"memory":1,"memory":2}"#)).contains("appears twice"));
         assert!(message(from_json(br#"{"timeout":"30"}"#)).contains("with its unit"));

@@ -74,6 +74,9 @@ enum Said {
         errno: i32,
         /// Whether there is no such file at all (else an interpreter or a permission is missing).
         missing: bool,
+        /// The first line of a script that is there and could not be started: it names the interpreter.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        first_line: Option<String>,
     },
     /// The connection is attached.
     Connected {
@@ -171,7 +174,19 @@ fn connect(port: u16) -> Result<TcpStream> {
 
 fn not_run(order: &Order, error: &Error) -> Said {
     let missing = order.argv.first().is_none_or(|path| std::fs::metadata(path).is_err());
-    Said::NotRun { id: order.id, error: error.to_string(), errno: error.code(), missing }
+    let first_line = order.argv.first().filter(|_| !missing).and_then(|path| first_line(path));
+    Said::NotRun { id: order.id, error: error.to_string(), errno: error.code(), missing, first_line }
+}
+
+/// The first line of a script, as far as the kernel reads it (`BINPRM_BUF_SIZE`, 256 bytes).
+fn first_line(path: &str) -> Option<String> {
+    use std::io::Read;
+    let file =
+        std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).and_then(|_| std::fs::File::open(path).ok())?;
+    let mut start = Vec::new();
+    file.take(256).read_to_end(&mut start).ok()?;
+    let line = start.split(|b| *b == b'\n').next().filter(|line| line.starts_with(b"#!"))?;
+    Some(String::from_utf8_lossy(line).into_owned())
 }
 
 /// Becomes the program; returns only when that failed, with the channel where it was.
@@ -239,7 +254,14 @@ mod tests {
             r#"{"t":"ended","id":1,"status":9}"#
         );
         assert_eq!(
-            serde_json::to_string(&Said::NotRun { id: 1, error: "e".into(), errno: 2, missing: true }).unwrap(),
+            serde_json::to_string(&Said::NotRun {
+                id: 1,
+                error: "e".into(),
+                errno: 2,
+                missing: true,
+                first_line: None
+            })
+            .unwrap(),
             r#"{"t":"not_run","id":1,"error":"e","errno":2,"missing":true}"#
         );
     }

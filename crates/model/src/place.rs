@@ -22,9 +22,10 @@ impl Default for Place {
 impl Place {
     /// Checks both parts.
     pub fn new(region: &str, account: &str) -> Result<Self, Error> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if region.is_empty() || region.len() > 32 || !region.bytes().all(plain) {
-            return Err(Error::new(ErrorKind::InvalidInput, "a region is written like us-east-1"));
+        if !is_region(region) {
+            let shown: String = region.chars().take(40).flat_map(char::escape_default).collect();
+            let text = format!("'{shown}' is not a region: write one like us-east-1 or us-gov-west-1");
+            return Err(Error::new(ErrorKind::InvalidInput, text));
         }
         if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
             return Err(Error::new(ErrorKind::InvalidInput, "an account is twelve digits"));
@@ -46,6 +47,14 @@ impl Place {
     }
 }
 
+/// Words of lower-case letters, at least two, and a number, joined by `-`.
+fn is_region(text: &str) -> bool {
+    let Some((words, number)) = text.rsplit_once('-') else { return false };
+    let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+    let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    text.len() <= 32 && digits && words.contains('-') && words.split('-').all(word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +66,16 @@ mod tests {
         assert_eq!(here.function("f", Some("live")), "arn:aws:lambda:us-east-1:000000000000:function:f:live");
         assert_eq!(here.lambda("layer:l:1"), "arn:aws:lambda:us-east-1:000000000000:layer:l:1");
         assert_eq!(Place::new("eu-west-3", "123456789012").unwrap().account, "123456789012");
-        for (region, account) in [("", "000000000000"), ("US", "000000000000"), ("a:b", "000000000000"), ("x", "1")] {
+        assert_eq!(Place::new("us-gov-west-1", "123456789012").unwrap().region, "us-gov-west-1");
+        for (region, account) in [
+            ("", "000000000000"),
+            ("mars", "000000000000"),
+            ("eu--1", "000000000000"),
+            ("us-east-x", "000000000000"),
+            ("US", "000000000000"),
+            ("a:b", "000000000000"),
+            ("x", "1"),
+        ] {
             assert!(Place::new(region, account).is_err(), "{region} {account}");
         }
     }

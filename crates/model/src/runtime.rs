@@ -65,6 +65,9 @@ impl RuntimeName {
         if let Some((_, major)) = PROVIDED.iter().find(|(name, _)| *name == text) {
             return Ok(RuntimeName { language: Language::Provided, major: *major, minor: 0 });
         }
+        if let Some(hint) = Self::as_custom(text) {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("this server has no runtime {text}: {hint}")));
+        }
         let shown: String = text.chars().take(40).flat_map(char::escape_default).collect();
         Err(Error::new(
             ErrorKind::InvalidInput,
@@ -72,6 +75,24 @@ impl RuntimeName {
                 "'{shown}' is not a runtime: name one as AWS does, for example nodejs20.x, python3.11, ruby3.4 or provided.al2023"
             ),
         ))
+    }
+}
+
+impl RuntimeName {
+    /// For a runtime of AWS's whose language has no worker here: how its functions run all the same.
+    pub fn as_custom(text: &str) -> Option<String> {
+        let after =
+            |prefix: &str| text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        let language = match () {
+            () if after("java") => "Java",
+            () if after("dotnetcore") || after("dotnet") => ".NET",
+            () if after("go") => "Go",
+            () => return None,
+        };
+        let plain = text.len() <= 20 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
+        plain.then(|| {
+            format!("{language} runs as a custom runtime (provided.al2023), see docs/functions.md#custom-runtimes")
+        })
     }
 }
 
@@ -138,6 +159,13 @@ mod tests {
             "provided.al3",
         ] {
             assert!(RuntimeName::parse(bad).is_err(), "{bad}");
+        }
+        for (aws, language) in [("java21", "Java"), ("java8.al2", "Java"), ("dotnet8", ".NET"), ("go1.x", "Go")] {
+            let message = RuntimeName::parse(aws).unwrap_err().message;
+            assert!(
+                message.contains(aws) && message.contains(&format!("{language} runs as a custom runtime")),
+                "{message}"
+            );
         }
     }
 }

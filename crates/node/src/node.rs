@@ -149,15 +149,7 @@ impl Node {
             queue,
             remote,
         } = config;
-        let store = |what: &str| {
-            Error::new(ErrorKind::Store, format!("the data directory {what}: check that it exists and is writable"))
-        };
-        // Code and data of users are nobody else's on the machine; boxes are shown theirs by root.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&data_dir)
-            .map_err(|e| store("cannot be made").caused_by(e))?;
+        make_data_dir(&data_dir)?;
         let runtimes = RuntimeTable::start(runtimes);
         let registry = Registry::open(&data_dir, limits.clone(), runtimes.clone())?;
         // The queue's file is looked at while the rest starts: on a new one the disk has several things to do.
@@ -488,6 +480,24 @@ async fn warm_templates(node: Arc<Node>) {
     for name in BTreeSet::from_iter(wanted) {
         node.warm_template(name).await;
     }
+}
+
+fn make_data_dir(dir: &std::path::Path) -> Result<(), Error> {
+    let shown = dir.display();
+    if let Some(file) = dir.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
+        let text = format!(
+            "the data directory {shown} cannot be made: {} is a file; choose another with data_dir",
+            file.display()
+        );
+        return Err(Error::new(ErrorKind::Store, text));
+    }
+    // Code and data of users are nobody else's on the machine; boxes are shown theirs by root.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| {
+        let text = format!(
+            "the data directory {shown} cannot be made: check who may write there, or choose another with data_dir"
+        );
+        Error::new(ErrorKind::Store, text).caused_by(e)
+    })
 }
 
 /// A name for this server's control groups: the same after a restart, different for another data directory.

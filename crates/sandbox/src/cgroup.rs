@@ -56,9 +56,11 @@ impl Cgroups {
         };
         let Some(tree) = tree else {
             let cure = "run as root, or under systemd with Delegate=yes, or name a delegated directory in cgroup_root";
+            let place =
+                root.map_or("here".to_owned(), |root| format!("in {} (cgroup_root){}", root.display(), unfit(root)));
             return Ok((
                 Cgroups { tree: Tree::V1 { memory: None, cpu: None, pids: None, freezer: None } },
-                vec![("cgroup", format!("no control group can be made here: {cure}"))],
+                vec![("cgroup", format!("no control group can be made {place}: {cure}"))],
             ));
         };
         tree.weigh();
@@ -254,6 +256,17 @@ fn own_v2_dir(root: &Path) -> Option<PathBuf> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(root.join(path.trim_start_matches('/')))
+}
+
+/// What is wrong with a place that somebody named, as far as it shows from outside.
+fn unfit(root: &Path) -> &'static str {
+    if !root.exists() {
+        ", which does not exist"
+    } else if !root.join("cgroup.controllers").exists() {
+        ", which is no directory of a version 2 tree"
+    } else {
+        ""
+    }
 }
 
 /// Prepares `<parent>/offshoot/<server>` with the controllers we need switched on all the way; `None` when the tree does

@@ -80,6 +80,9 @@ pub enum InitSays {
         errno: i32,
         /// Whether there is no such file at all.
         missing: bool,
+        /// The first line of a script that is there: it names the interpreter.
+        #[serde(default)]
+        first_line: Option<String>,
     },
     /// The connection came along.
     Connected {

@@ -549,7 +549,8 @@ impl Catalog {
         self.registry.runtimes.wait();
         let name = RuntimeName::parse(text).map_err(|_| {
             if RUNTIMES.contains(&text) {
-                return fault(Rule::Invalid, format!("The runtime {text} is not one that this server can run."));
+                let hint = RuntimeName::as_custom(text).map(|how| format!(" {how}.")).unwrap_or_default();
+                return fault(Rule::Invalid, format!("The runtime {text} is not one that this server can run.{hint}"));
             }
             let message = format!(
                 "Value {text} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",

@@ -543,7 +543,22 @@ fn not_initialised(name: &FunctionName, failure: &InitFailure) -> String {
         true => String::new(),
         false => format!(" (it printed: {})", escape(&own.join("; "))),
     };
-    format!("{name} could not be initialised: {}{printed}", escape(&message))
+    let message = match (place(&failure.error), message.split_once('\n')) {
+        (None, _) => message,
+        (Some(place), None) => format!("{message} ({place})"),
+        (Some(place), Some((first, rest))) => format!("{first} ({place})\n{rest}"),
+    };
+    let lines: Vec<_> = message.lines().map(escape).collect();
+    format!("{name} could not be initialised: {}{printed}", lines.join("\n"))
+}
+
+/// Where a file could not be read as code: Node.js says it in the first line of the stack alone.
+fn place(error: &FunctionError) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(&error.body).ok()?;
+    let first = body["trace"].get(0).or(body["stackTrace"].get(0))?.as_str()?;
+    let (file, line) = first.strip_prefix("file://").unwrap_or(first).rsplit_once(':')?;
+    let shown = file.starts_with('/') && !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit());
+    shown.then(|| format!("{}:{line}", escape(file.trim_start_matches("/var/task/"))))
 }
 
 /// An error's type and message.

@@ -519,9 +519,14 @@ fn lock_directory(data_dir: &Path) -> Result<File, Error> {
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock")).map_err(disk_error)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
-        let message =
-            "another Offshoot server uses this data directory: stop it, or give this one a directory of its own";
-        Error::new(ErrorKind::Store, message).caused_by(e)
+        if e != rustix::io::Errno::WOULDBLOCK {
+            return disk_error(e);
+        }
+        let message = format!(
+            "another Offshoot server uses the data directory {}: stop it, or give this one a directory of its own with data_dir",
+            data_dir.display()
+        );
+        Error::new(ErrorKind::Store, message)
     })?;
     Ok(file)
 }

@@ -418,11 +418,11 @@ impl Life {
                     return self.no_bootstrap().await;
                 }
             }
-            Some(InitSays::NotRun { id: RUNTIME, errno, missing, .. }) => {
+            Some(InitSays::NotRun { id: RUNTIME, errno, missing, first_line, .. }) => {
                 let at = self.trying.unwrap_or(0);
                 let program = self.setup.programs.get(at).and_then(|argv| argv.first());
                 let program = self.setup.wrapper.as_ref().or(program).map_or("", String::as_str);
-                let message = not_executable(program, errno, missing);
+                let message = not_executable(program, errno, missing, first_line.as_deref());
                 self.environment.fail_all("exit", |id| under(id, "Runtime.InvalidEntrypoint", &message)).await;
                 return Ok(false);
             }
@@ -433,10 +433,10 @@ impl Life {
                 return Ok(false);
             }
             Some(InitSays::Ended { id, .. }) => self.extension_ended(id),
-            Some(InitSays::NotRun { id, errno, missing, .. }) => {
+            Some(InitSays::NotRun { id, errno, missing, first_line, .. }) => {
                 self.living.retain(|living| *living != id);
                 let path = self.setup.extensions.get(id as usize - 1).map_or("", String::as_str);
-                let message = not_executable(path, errno, missing);
+                let message = not_executable(path, errno, missing, first_line.as_deref());
                 self.environment.fail_all("exit", |call| under(call, "Extension.LaunchError", &message)).await;
                 return Ok(false);
             }
@@ -546,7 +546,19 @@ fn under(id: &str, kind: &str, message: &str) -> String {
 }
 
 /// Why a program could not be executed: as AWS says it, and what to do.
-fn not_executable(program: &str, errno: i32, missing: bool) -> String {
+fn not_executable(program: &str, errno: i32, missing: bool, first_line: Option<&str>) -> String {
+    if let (2, false, Some(line)) = (errno, missing, first_line) {
+        let interpreter: String =
+            line.trim_start_matches("#!").trim().chars().take(80).flat_map(char::escape_default).collect();
+        let cure = match line.ends_with('\r') {
+            true => {
+                "its lines end in CRLF, and the kernel takes the CR for a part of the name: write them with LF alone"
+                    .to_owned()
+            }
+            false => format!("{interpreter} in its first line is not in the box"),
+        };
+        return format!("fork/exec {program}: no such file or directory ({cure})");
+    }
     let (why, cure) = match errno {
         2 if missing => ("no such file or directory", "it is neither in the function's code nor in a layer"),
         2 => {
@@ -583,8 +595,12 @@ mod tests {
         for (errno, missing, part) in
             [(2, true, "layer"), (2, false, "interpreter"), (8, false, "#!"), (13, false, "chmod +x")]
         {
-            let text = not_executable("/var/task/bootstrap", errno, missing);
+            let text = not_executable("/var/task/bootstrap", errno, missing, None);
             assert!(text.starts_with("fork/exec /var/task/bootstrap: ") && text.contains(part), "{text}");
+        }
+        for (line, part) in [("#!/bin/bahs -e", "/bin/bahs -e in its first line"), ("#!/bin/sh\r", "CRLF")] {
+            let text = not_executable("/var/task/bootstrap", 2, false, Some(line));
+            assert!(text.starts_with("fork/exec /var/task/bootstrap: no such file") && text.contains(part), "{text}");
         }
     }
 }
