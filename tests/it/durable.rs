@@ -297,7 +297,7 @@ fn every_dialect_begins_executions_and_the_command_line_shows_them() {
     let (_, said) = offshoot(&["executions", "show", &running]);
     assert!(said.contains("STOPPED"), "{said}");
     let (code, said) = offshoot(&["executions", "show", &format!("{running}0")]);
-    assert_eq!((code, said.contains("does not exist")), (4, true), "{said}");
+    assert_eq!((code, said.contains("there is no execution")), (4, true), "{said}");
 }
 
 // ── kill -9 ──────────────────────────────────────────────────────────────────────────────────────────────────────────

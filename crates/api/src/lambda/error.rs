@@ -170,7 +170,9 @@ impl From<Error> for AwsError {
             ErrorKind::Throttled if text.starts_with("rate limit") => {
                 Self::throttled("FunctionInvocationRateLimitExceeded")
             }
-            ErrorKind::Throttled if text.contains("is at its limit of") => Self::throttled(RESERVED),
+            ErrorKind::Throttled if text.contains("is at its limit of") || text.contains("its concurrency is 0") => {
+                Self::throttled(RESERVED)
+            }
             ErrorKind::Throttled | ErrorKind::NoCapacity => Self::throttled("ConcurrentInvocationLimitExceeded"),
             ErrorKind::CodeCorrupt => Self::new(502, "InvalidZipFileException", text),
             ErrorKind::ShuttingDown => Self::new(503, "ServiceException", text),
