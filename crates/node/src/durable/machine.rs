@@ -266,6 +266,7 @@ impl Execution {
     fn record(&mut self, mut event: Value) {
         self.head.events += 1;
         event["EventId"] = json!(self.head.events);
+        self.head.written += event.to_string().len() as u64;
         self.fresh.events.push((self.head.events, event));
     }
 
@@ -541,6 +542,11 @@ impl Execution {
     /// The invocation that ran has ended like this.
     pub fn finish(&mut self, ending: Ending, now: u64) {
         let Some(running) = self.running.take() else { return };
+        let ending = match ending {
+            Ending::Failed(error) => Ending::Failed(error.bounded(check::MAX_ERROR)),
+            Ending::Gone(error) => Ending::Gone(error.bounded(check::MAX_ERROR)),
+            other => other,
+        };
         if ending != Ending::Setback {
             let failed = if let Ending::Failed(error) | Ending::Gone(error) = &ending { Some(error) } else { None };
             self.record(history::invocation(&running.invocation, running.began_ms, now, failed));
@@ -548,6 +554,10 @@ impl Execution {
         }
         if self.ended() {
             return;
+        }
+        if self.head.written > check::MAX_WRITTEN {
+            let text = format!("A durable execution can write at most {} bytes.", check::MAX_WRITTEN);
+            return self.end(Status::Failed, None, Some(invalid_output(&text)), now);
         }
         match ending {
             Ending::Said(bytes) => match said(&bytes) {

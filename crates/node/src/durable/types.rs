@@ -187,6 +187,20 @@ impl ErrorObject {
     pub fn size(&self) -> u64 {
         serde_json::to_string(self).map_or(0, |t| t.len() as u64)
     }
+
+    /// The same within so many bytes: what is longer keeps its type and the beginning of its message.
+    pub fn bounded(self, most: u64) -> Self {
+        if self.size() <= most {
+            return self;
+        }
+        let part = (most / 16) as usize;
+        let cut = |text: Option<String>| text.map(|t| t.chars().take(part).collect());
+        ErrorObject {
+            error_message: cut(self.error_message),
+            error_type: cut(self.error_type),
+            ..ErrorObject::default()
+        }
+    }
 }
 
 /// One operation of an execution, as it is kept.

@@ -170,7 +170,11 @@ async fn receive(job: &Job, url: &str, most: usize, poll: Duration) -> Result<Ve
     });
     let mut answer = job.call("ReceiveMessage", input, PATIENCE + poll).await?;
     match answer.get_mut("Messages").map(Value::take) {
-        Some(Value::Array(messages)) => Ok(messages),
+        Some(Value::Array(mut messages)) => {
+            // More than were asked for are nobody's to hold: they stay in the queue.
+            messages.truncate(most);
+            Ok(messages)
+        }
         _ => Ok(Vec::new()),
     }
 }
@@ -208,7 +212,11 @@ async fn sift(job: &Job, url: &str, messages: Vec<Value>) -> Vec<Held> {
 /// Messages of a chain in which the function has called itself too often: to the queue's dead-letter queue, or away (AWS does the same).
 async fn stop_loop(job: &Job, url: &str, looped: Vec<(Held, Value)>) {
     let many = looped.len();
-    let letters = dead_letters(job, url).await;
+    let letters = match dead_letters(job, url).await {
+        Ok(letters) => letters,
+        // Whether there is one is not known: they stay in the queue, which counts how often they were received.
+        Err(error) => return job.trouble(&format!("The dead-letter queue of a loop's messages is not known. {error}")),
+    };
     let where_to = if letters.is_some() {
         "moved to the dead-letter queue"
     } else {
@@ -241,21 +249,22 @@ async fn stop_loop(job: &Job, url: &str, looped: Vec<(Held, Value)>) {
     delete(job, url, &gone).await;
 }
 
-/// The URL of the queue's dead-letter queue.
-async fn dead_letters(job: &Job, url: &str) -> Option<String> {
-    let policy = attribute(job, url, "RedrivePolicy").await?;
-    let policy: Value = serde_json::from_str(&policy).ok()?;
-    let mut parts = policy.get("deadLetterTargetArn")?.as_str()?.rsplitn(3, ':');
-    let (name, account) = (parts.next()?, parts.next()?);
+/// The URL of the queue's dead-letter queue, if it has one.
+async fn dead_letters(job: &Job, url: &str) -> Result<Option<String>, RemoteError> {
+    let Some(policy) = attribute(job, url, "RedrivePolicy").await? else { return Ok(None) };
+    let policy: Value = serde_json::from_str(&policy).unwrap_or_default();
+    let target = policy.get("deadLetterTargetArn").and_then(Value::as_str).unwrap_or_default();
+    let mut parts = target.rsplitn(3, ':');
+    let (Some(name), Some(account)) = (parts.next(), parts.next()) else { return Ok(None) };
     let input = json!({"QueueName": name, "QueueOwnerAWSAccountId": account});
-    let answer = job.call("GetQueueUrl", input, PATIENCE).await.ok()?;
-    answer.get("QueueUrl")?.as_str().map(str::to_owned)
+    let answer = job.call("GetQueueUrl", input, PATIENCE).await?;
+    Ok(answer.get("QueueUrl").and_then(Value::as_str).map(str::to_owned))
 }
 
-async fn attribute(job: &Job, url: &str, name: &str) -> Option<String> {
+async fn attribute(job: &Job, url: &str, name: &str) -> Result<Option<String>, RemoteError> {
     let input = json!({"QueueUrl": url, "AttributeNames": [name]});
-    let answer = job.call("GetQueueAttributes", input, PATIENCE).await.ok()?;
-    answer.get("Attributes")?.get(name)?.as_str().map(str::to_owned)
+    let answer = job.call("GetQueueAttributes", input, PATIENCE).await?;
+    Ok(answer.get("Attributes").and_then(|all| all.get(name)).and_then(Value::as_str).map(str::to_owned))
 }
 
 /// One call, and what follows from it.
@@ -284,7 +293,7 @@ async fn handle(job: &Job, url: &str, batch: Vec<Held>) {
         let hold = match hold {
             Some(hold) => hold,
             None => {
-                let said = attribute(job, url, "VisibilityTimeout").await.and_then(|s| s.parse().ok());
+                let said = attribute(job, url, "VisibilityTimeout").await.ok().flatten().and_then(|s| s.parse().ok());
                 *hold.insert(said.map_or(HOLD, |seconds: u64| Duration::from_secs(seconds) / 2))
             }
         };

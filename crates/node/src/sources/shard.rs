@@ -116,7 +116,12 @@ pub(super) async fn read(job: &Job, shard: &str, iterator: &str, wanted: usize) 
     let of_table = source.service == Service::DynamoDbStreams;
     let most = wanted.min(if of_table { DYNAMODB_PAGE } else { KINESIS_PAGE });
     let answer = job.call("GetRecords", json!({"ShardIterator": iterator, "Limit": most}), READ).await?;
-    let given = answer.get("Records").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let odd = |what: &str| RemoteError { code: None, message: format!("its answer has {what}") };
+    // An answer without the list is not an empty page: it would end the shard.
+    let given = answer.get("Records").and_then(Value::as_array).ok_or_else(|| odd("no records"))?;
+    if given.len() > most {
+        return Err(odd("more records than were asked for"));
+    }
     let role = job.core.parts.catalog.role_of(&job.plan.function);
     let records = given.iter().map(|record| {
         if of_table {
@@ -139,6 +144,6 @@ pub(super) async fn read(job: &Job, shard: &str, iterator: &str, wanted: usize) 
     Ok(Page {
         records: records.collect(),
         next: answer.get("NextShardIterator").and_then(Value::as_str).filter(|n| !n.is_empty()).map(str::to_owned),
-        at_tip: answer.get("MillisBehindLatest").and_then(Value::as_u64).unwrap_or(0) == 0,
+        at_tip: given.is_empty() && answer.get("MillisBehindLatest").and_then(Value::as_u64).unwrap_or(0) == 0,
     })
 }

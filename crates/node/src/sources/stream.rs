@@ -91,7 +91,8 @@ async fn look(
         }
         let Some(position) = positions.get(&shard.id).cloned() else { continue };
         at_work.push(shard.id.clone());
-        let reader = Reader { job: job.clone(), closed: shard.closed, shard: shard.id.clone(), position, fresh };
+        let reader =
+            Reader { job: job.clone(), closed: shard.closed, shard: shard.id.clone(), position, fresh, tips: 0 };
         readers.spawn(reader.run());
     }
     Ok(())
@@ -125,7 +126,13 @@ struct Reader {
     position: Position,
     /// The mapping begins with this look: what comes next is meant, and not a moment that was.
     fresh: bool,
+    /// How many reads in a row have been at the tip and brought nothing.
+    tips: u32,
 }
+
+/// After so many of them a closed shard is over, although its iterator goes on: pages of streams of tables may be empty in the
+/// middle, and some servers never end an iterator.
+const TIPS: u32 = 3;
 
 impl Reader {
     /// Reads until the shard ends or the work is to stop. Answers how far it came.
@@ -176,7 +183,8 @@ impl Reader {
                 return Ok(true);
             }
         }
-        let ends = next.is_none() || (self.closed && !brought && at_tip);
+        self.tips = if at_tip && !brought { self.tips + 1 } else { 0 };
+        let ends = next.is_none() || (self.closed && self.tips >= TIPS);
         *iterator = next;
         if ends {
             self.position = Position::Closed;
