@@ -76,13 +76,7 @@ impl Conn {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Answer> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        head += "\r\n";
-        let mut whole = head.into_bytes();
-        whole.extend_from_slice(body);
+        let whole = whole(method, path, headers, body);
         // A server that refuses a body early may close its reading side: its answer is still to be read.
         let sent = self.send(&whole);
         self.answer(method == "HEAD").map_err(|e| sent.err().unwrap_or(e))
@@ -96,11 +90,7 @@ impl Conn {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Answer> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        self.send(&[head.as_bytes(), b"\r\n", body].concat())?;
+        self.send(&whole(method, path, headers, body))?;
         self.answer(true)
     }
 
@@ -234,4 +224,13 @@ pub fn form(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> (String, Ve
     }
     body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
     (format!("multipart/form-data; boundary={BOUNDARY}"), body)
+}
+
+/// A request with a length, as bytes.
+fn whole(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    [head.as_bytes(), b"\r\n", body].concat()
 }

@@ -29,9 +29,10 @@ pub(super) async fn drive(core: Arc<Core>, id: String, cell: Arc<Cell>) {
         let Ok(turn) = core.turns.acquire().await else { return };
         let Some(invocation) = prepare(&core, &id, &cell).await else { return };
         core.running.fetch_add(1, Ordering::AcqRel);
+        let request = invocation.id.clone();
         let outcome = core.host.run(invocation).await;
         drop(turn);
-        let goes_on = conclude(&core, &id, &cell, outcome).await;
+        let goes_on = conclude(&core, &id, &cell, &request, outcome).await;
         core.running.fetch_sub(1, Ordering::AcqRel);
         if !goes_on {
             return;
@@ -105,13 +106,23 @@ fn input(execution: &mut Execution, request: &RequestId, now: u64) -> Bytes {
 }
 
 /// Takes note of how an invocation ended. Whether another follows at once.
-async fn conclude(core: &Arc<Core>, id: &str, cell: &Arc<Cell>, outcome: Result<Outcome<Bytes>, Error>) -> bool {
+async fn conclude(
+    core: &Arc<Core>,
+    id: &str,
+    cell: &Arc<Cell>,
+    request: &RequestId,
+    outcome: Result<Outcome<Bytes>, Error>,
+) -> bool {
     if core.abandoned.load(Ordering::Acquire) {
         return false;
     }
     let ending = ending(outcome);
     let mut place = cell.held.lock().await;
     let Some(held) = place.as_mut() else { return false };
+    // After a write that failed the execution was read again, and somebody else drives it: this end is of no invocation that it knows.
+    if held.execution.runs_another(request.as_str()) {
+        return false;
+    }
     let now = now_ms();
     held.execution.finish(ending, now);
     if core.is_closed() || !held.execution.wants_invocation(now) {

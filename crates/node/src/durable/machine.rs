@@ -323,6 +323,11 @@ impl Execution {
         Begun { token, updated }
     }
 
+    /// Whether an invocation runs, and not this one.
+    pub fn runs_another(&self, invocation: &str) -> bool {
+        self.running.as_ref().is_some_and(|running| running.invocation != invocation)
+    }
+
     fn token(&self, running: &Running) -> Token {
         Token { execution: self.head.id.clone(), invocation: running.invocation.clone(), sequence: running.sequence }
     }

@@ -14,6 +14,8 @@ const KINESIS_PAGE: usize = 10_000;
 const DYNAMODB_PAGE: usize = 1000;
 /// Shards of a stream that are followed, at most.
 const MAX_SHARDS: usize = 10_000;
+/// Pages of a list of shards that are read: a server may say without end that there are more.
+const MAX_PAGES: usize = 1000;
 /// A read may bring several megabytes.
 const READ: Duration = Duration::from_secs(30);
 
@@ -42,7 +44,7 @@ pub(super) struct Page {
 pub(super) async fn list(job: &Job) -> Result<Vec<Shard>, RemoteError> {
     let source = job.source();
     let (mut found, mut from) = (Vec::new(), None::<Value>);
-    while found.len() < MAX_SHARDS {
+    for _ in 0..MAX_PAGES {
         let (answer, next) = match source.service {
             Service::DynamoDbStreams => {
                 let mut input = json!({ "StreamArn": source.arn });
@@ -66,7 +68,7 @@ pub(super) async fn list(job: &Job) -> Result<Vec<Shard>, RemoteError> {
         };
         found.extend(answer.get("Shards").and_then(Value::as_array).into_iter().flatten().filter_map(shard));
         from = next.filter(|n| n.as_str().is_some_and(|n| !n.is_empty()));
-        if from.is_none() {
+        if from.is_none() || found.len() >= MAX_SHARDS || job.stopping() {
             break;
         }
     }
