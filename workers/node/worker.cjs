@@ -395,11 +395,10 @@ function replaceRandom() {
 
 // Everything in which a fork would repeat its siblings: random numbers, identifiers, names and clocks of this process.
 function renew(frame) {
-  const crypto = require('crypto');
   const seed = Buffer.from(frame.seed, 'hex');
   if (seed.length !== 32) violation('a seed that is not 32 bytes');
-  self.jail.reseed(seed); // OpenSSL notices a fork by the pid, which in a PID namespace is often the same
-  reseedRandom(crypto.createHash('sha256').update('Math.random').update(seed).update(crypto.randomBytes(16)).digest());
+  self.jail.reseed(seed); // where OpenSSL would not notice the fork by the pid, which in a PID namespace is often the same
+  reseedRandom(seed.subarray(16)); // OpenSSL is left alone until a function asks for it: waking it copies pages of the template
   const pid = Number(fs.readlinkSync('/proc/self'));
   Object.defineProperty(process, 'pid', { value: pid, writable: false, enumerable: true, configurable: true });
   const bornAt = performance.now();
@@ -1241,7 +1240,7 @@ async function silently(body) {
 async function waitAsSpare() {
   await silently(async () => {
     await rehearseStart(1);
-    await rehearseInvocations('request', 2);
+    await rehearseInvocations('request', 1);
   });
   self.stage = 'loading';
   self.jail.seal();

@@ -24,8 +24,13 @@ def as_json():
     return os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
 
 
-def set_up(request_id):
-    """Gives the root logger its handler; `request_id` holds the id of the call under way."""
+handler = None
+
+
+def prepare(request_id):
+    """Gives the root logger its handler, for text; `request_id` holds the id of the call under way. In a template, so that clones
+    have it."""
+    global handler
     import logging
 
     class Lines(logging.Handler):
@@ -40,19 +45,47 @@ def set_up(request_id):
             record.aws_request_id = request_id.get()
             return True
 
+    handler = Lines()
+    handler.setFormatter(logging.Formatter(TEXT, "%Y-%m-%dT%H:%M:%S"))
+    handler.formatter.converter = time.gmtime
+    handler.addFilter(Ids())
+    logging.root.addHandler(handler)
+
+
+def set_up(request_id):
+    """Has the root logger write as the environment says."""
+    if handler is None:
+        prepare(request_id)
+    if as_json():
+        write_json()
+    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL")
+    if level:
+        set_level(level.upper())
+
+
+def take_down():
+    """Python's plain defaults, where a template has prepared more."""
+    import logging
+
+    logging.root.handlers.clear()
+
+
+def write_json():
+    import logging
+
     class Json(logging.Formatter):
         def format(self, record):
             return dumps(members(record, logging)) + "\n"
 
-    handler = Lines()
-    handler.setFormatter(Json() if as_json() else logging.Formatter(TEXT, "%Y-%m-%dT%H:%M:%S"))
-    handler.formatter.converter = time.gmtime
-    handler.addFilter(Ids())
-    logging.getLogger().addHandler(handler)
-    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
+    handler.setFormatter(Json())
+
+
+def set_level(level):
+    import logging
+
     level = {"TRACE": "DEBUG"}.get(level, level)
     if level in ("NOTSET", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL"):
-        logging.getLogger().setLevel(level)
+        logging.root.setLevel(level)
 
 
 def members(record, logging):

@@ -16,13 +16,16 @@ agree on it as `PYTHONHASHSEED` would make them.
 
 import gc
 import importlib
+import importlib.machinery
 import json
 import os
 import random
 import struct
 import sys
 import time
+from _imp import is_frozen
 from contextvars import ContextVar
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 from json.encoder import encode_basestring_ascii as quoted
 
 # As they are now: what a function replaces in `os` (eventlet and gevent do) is its own affair.
@@ -62,6 +65,7 @@ CHANNEL = 3
 CLAIMS = 4
 HEADER_LIMIT = 1 << 20
 LENGTHS = struct.Struct("<II")
+scan_json = json.JSONDecoder().scan_once  # what `json.loads` comes down to where nothing surrounds the value
 
 
 class Inbox:
@@ -141,8 +145,8 @@ def receive(into):
 
 def split(frame, header_length):
     try:
-        header = json.loads(str(frame[8 : 8 + header_length], "utf-8"))
-    except ValueError:
+        header = scan_json(str(frame[8 : 8 + header_length], "utf-8"), 0)[0]
+    except (ValueError, StopIteration):
         violation("a header that is not JSON")
     return header, bytes(frame[8 + header_length :])
 
@@ -194,24 +198,34 @@ class Fault(Exception):
 
 
 def set_environment(env):
-    for name in [name for name in os.environ if name not in env]:
-        del os.environ[name]
-    for name, value in env.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
+    """Makes `os.environ` and the process's own environment be `env`, past `os.environ`'s methods: a start should run through as
+    little Python as it can."""
+    have = os.environ._data
+    wanted = {
+        name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape") for name, value in env.items()
+    }
+    for name in [name for name in have if name not in wanted]:
+        del have[name]
+        os.unsetenv(name)
+    for name, value in wanted.items():
+        if have.get(name) != value:
+            os.putenv(name, value)
+            have[name] = value
     time.tzset()
+
+
+OWN_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+LAYERS = ("/opt/python", "/opt/python/lib/python%d.%d/site-packages" % sys.version_info[:2])
 
 
 def set_path(root):
     """The import path that the interpreter would have, had it been started with the function's environment."""
-    own = os.path.dirname(os.path.abspath(__file__))
-    version = "python%d.%d" % sys.version_info[:2]
-    layers = ["/opt/python", "/opt/python/lib/%s/site-packages" % version]
     named = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    first = [root] + named + [layer for layer in layers if os.path.isdir(layer)]
-    rest = [entry for entry in sys.path if entry not in first and entry not in ("", own)]
+    first = [root] + named + [layer for layer in LAYERS if os.access(layer, os.R_OK)]
+    rest = [entry for entry in sys.path if entry not in first and entry not in ("", OWN_DIRECTORY)]
     sys.path[:] = first + rest
-    importlib.invalidate_caches()
+    for entry in first:  # what a template may have seen there is not what this box has
+        sys.path_importer_cache.pop(entry, None)
 
 
 def load_function(text):
@@ -252,7 +266,41 @@ def import_module(module_name, root):
     if top in sys.modules and (os.path.isfile(base + ".py") or os.path.isdir(base)):
         for loaded in [name for name in sys.modules if name == top or name.startswith(top + ".")]:
             del sys.modules[loaded]
+    if dotted == top and is_plain_file(base):
+        return run_file(top, base + ".py")
     return importlib.import_module(dotted)
+
+
+def is_plain_file(base):
+    """Whether the interpreter's own search for a module would end at `base`.py, and would compile it."""
+    exists = os.access
+    if not exists(base + ".py", os.R_OK) or exists(base, os.F_OK):
+        return False
+    for suffix in EXTENSION_SUFFIXES:
+        if exists(base + suffix, os.F_OK):
+            return False
+    top = base.rpartition("/")[2]
+    return not (exists(base[: -len(top)] + "__pycache__", os.F_OK) or top in sys.modules or is_frozen(top))
+
+
+def run_file(name, path):
+    """What `import` does with such a file, without its machinery: most functions are one file, and in a clone every line of Python
+    that runs for the first time copies pages of its template (SPEC.md, density)."""
+    cached = "%s/__pycache__/%s.%s.pyc" % (path.rpartition("/")[0], name, sys.implementation.cache_tag)
+    loader = SourceFileLoader(name, path)
+    spec = ModuleSpec(name, loader, origin=path)
+    spec.has_location, spec.cached = True, cached
+    module = type(sys)(name)
+    vars(module).update(__file__=path, __cached__=cached, __loader__=loader, __package__="", __spec__=spec)
+    with open(path, "rb", 0) as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    sys.modules[name] = module
+    try:
+        exec(code, vars(module))
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return sys.modules[name]
 
 
 def is_coroutine_function(function):
@@ -331,11 +379,13 @@ def renew(frame):
     seed = bytes.fromhex(frame["seed"])
     if len(seed) != 32:
         violation("a seed that is not 32 bytes")
-    state.jail.ofs_reseed(seed, len(seed))
+    alike = state.jail.ofs_reseed(seed, len(seed))
     fresh = seed + os.urandom(32)
-    random.seed(fresh)
+    # Of an int: seeding with bytes would load a hash function to make one of them.
+    random.seed(int.from_bytes(fresh, "little"))
     loaded = sys.modules.get
-    if loaded("ssl"):
+    # The library has reached every OpenSSL but one that is linked into a module. From 3 on it notices a fork by the process number.
+    if loaded("ssl") and (alike or loaded("ssl").OPENSSL_VERSION_INFO < (3,)):
         loaded("ssl").RAND_add(fresh, 64.0)
     if loaded("uuid"):  # uuid1 remembers a made-up address and the last time stamp
         loaded("uuid")._node = loaded("uuid")._last_timestamp = None
@@ -346,19 +396,82 @@ def renew(frame):
     if loaded("numpy.random"):
         loaded("numpy.random").seed(list(struct.unpack("<16I", fresh)))
     try:
-        name = str((frame.get("function") or {}).get("name") or "python")
-        with open("/proc/self/comm", "wb") as comm:
-            comm.write(name.encode()[:15])
+        comm = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+        write_fd(comm, str((frame.get("function") or {}).get("name") or "python").encode()[:15])
+        os.close(comm)
     except OSError:
         pass  # a name for people who list processes; nothing depends on it
 
 
+ballast = []
+
+
+def settle():
+    """Makes this process ready to be cloned: what exists now is never looked at by the collector again, so clones need not copy its
+    pages; and what clones will allocate lies side by side, not in holes all over the heap, each of which would cost a page.
+    (The library does the latter for the C library's heap.)"""
+    gc.collect()
+    gc.freeze()
+    try:
+        for _ in range(2):  # what fills the holes needs room itself
+            fill_holes()
+    except Exception as error:
+        log("the heap of the template keeps its holes: %r" % error)
+
+
+def fill_holes():
+    """Takes every free block of the interpreter's allocator, class by class. Its statistics, which only go to standard error, say how
+    many there are."""
+    smallest = sys.getsizeof(b"")
+    for size, count in free_blocks():
+        if size > smallest:
+            ballast.append([bytes(size - smallest) for _ in range(count)])
+        elif size >= sys.getsizeof(0.5):
+            ballast.append([float(n) for n in range(count)])
+
+
+def free_blocks():
+    """Sizes of the blocks of the interpreter's allocator, and how many of each are free in places that are in use already. Nothing where
+    the interpreter has another allocator."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    kept = os.dup(2)
+    try:
+        os.dup2(writer, 2)
+        sys._debugmallocstats()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(writer)
+    with open(reader, encoding="ascii", errors="replace") as text:
+        rows = [line.split() for line in text]
+    # class, size, pools, blocks in use, free blocks
+    return [(int(row[1]), int(row[4])) for row in rows if len(row) == 5 and all(cell.isdigit() for cell in row)]
+
+
+def make_clones():
+    """Becomes a language template and returns only in its clones. The library forks, not the interpreter: nothing of what `os.fork`
+    does around a fork matters to a process of one thread that has run no code of a user's, and it would copy a quarter of
+    what a clone weighs. What its hooks renew, `renew` does."""
+    settle()
+    asked = state.jail.ofs_clones(CHANNEL)
+    if asked <= 0:
+        _exit(0 if asked == 0 else 1)
+    come_alive()
+
+
+def come_alive():
+    """In every clone, first of all."""
+    state.cloned = True
+    gc.enable()
+
+
 def fork_clones():
-    """Becomes a template and returns only in its clones."""
+    """Becomes a function template and returns only in its clones. Here the interpreter forks: the function may have asked to be told
+    (`os.register_at_fork`)."""
     import warnings
 
-    gc.collect()
-    gc.freeze()  # what exists now is never looked at by the collector again, so clones need not copy its pages
+    settle()
     jail = state.jail
     while True:
         asked = jail.ofs_wait(CHANNEL)
@@ -376,10 +489,7 @@ def fork_clones():
             break
         jail.ofs_after_fork_parent(pid)
     jail.ofs_after_fork_child()
-    os.set_inheritable(CHANNEL, False)
-    os.set_inheritable(CLAIMS, False)
-    state.cloned = True
-    gc.enable()
+    come_alive()
 
 
 # --------------------------------------------------------------------------------------------------------------- loop
@@ -389,7 +499,7 @@ def serve():
     concurrency = int(state.load.get("max_concurrency") or 1)
     if concurrency > 1:
         return serve_many(concurrency)
-    inbox = state.inbox = Inbox()
+    inbox = state.inbox = state.inbox or Inbox()
     while True:
         header, body = expect_invoke(inbox)
         if header.get("claim") and not claim():
@@ -1066,6 +1176,8 @@ def work():
         state.call = CONVENTIONS["request" if frame.get("convention") == "request" else "event"]
         if frame.get("convention") != "request":
             offshoot_logs.set_up(request_id)
+        elif state.cloned:
+            offshoot_logs.take_down()
         state.handler = load_function(frame["handler"])
         state.is_async = is_coroutine_function(state.handler)
         if snapshot and not alone():
@@ -1136,8 +1248,10 @@ def template(library_path):
         except ImportError:
             pass  # interpreters are built without sqlite3, ssl and the like
     rehearse()
+    offshoot_logs.prepare(request_id)
+    state.inbox = Inbox()  # its pages stay the template's as long as nothing large comes
     state.jail.ofs_announce(VERSION.encode())
-    fork_clones()
+    make_clones()
     if state.jail.ofs_spare():
         wait_as_spare()
     work()
@@ -1147,7 +1261,7 @@ def wait_as_spare():
     """A spare is a clone that was made before it is needed. Its box has namespaces but is not sealed, so nothing of a
     user may run; it uses the time to touch the memory that its start will touch, and waits to be told what it is for."""
     rehearse_start(1)
-    rehearse_invocations(2)
+    rehearse_invocations(1)
     state.jail.ofs_seal()
 
 
@@ -1172,8 +1286,6 @@ def rehearse_invocations(rounds):
 
 
 def rehearse_start(rounds):
-    import logging
-
     path, env = list(sys.path), dict(os.environ)
     own, name = os.path.dirname(os.path.abspath(__file__)), "rehearsal"
     for _ in range(rounds):
@@ -1181,8 +1293,6 @@ def rehearse_start(rounds):
         state.jail.ofs_reseed(os.urandom(32), 32)  # the first time, OpenSSL makes its generators
         load_function(name + ".main")
         del sys.modules[name]
-        offshoot_logs.set_up(request_id)
-        logging.getLogger().handlers.clear()
         set_environment(env)
     sys.path[:] = path
 
@@ -1195,11 +1305,12 @@ def open_library(path):
         raise OSError("no path was given")
     jail = ctypes.CDLL(path)
     jail.ofs_init.argtypes = [ctypes.c_int]
+    jail.ofs_clones.argtypes = [ctypes.c_int]
     jail.ofs_wait.argtypes = [ctypes.c_int]
     jail.ofs_after_fork_parent.argtypes = [ctypes.c_int]
     jail.ofs_announce.argtypes = [ctypes.c_char_p]
     jail.ofs_reseed.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    for name in ("ofs_init", "ofs_wait", "ofs_before_fork", "ofs_after_fork_parent", "ofs_after_fork_child",
+    for name in ("ofs_init", "ofs_clones", "ofs_wait", "ofs_before_fork", "ofs_after_fork_parent", "ofs_after_fork_child",
                  "ofs_spare", "ofs_seal"):
         getattr(jail, name).restype = ctypes.c_int
     failed = jail.ofs_init(0)

@@ -69,8 +69,6 @@ unsafe extern "C" fn in_child() {
 }
 
 fn find(name: &CStr) -> Option<Fork> {
-    // SAFETY: a NUL-terminated name; RTLD_DEFAULT is always valid.
-    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     // SAFETY: the C library's function of that name has this type.
-    (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut libc::c_void, Fork>(address) })
+    sys::symbol(name).map(|address| unsafe { std::mem::transmute::<*mut libc::c_void, Fork>(address) })
 }

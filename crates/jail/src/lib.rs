@@ -15,6 +15,8 @@ pub mod descriptors;
 pub mod enter;
 pub mod filter;
 pub mod frame;
+#[cfg(feature = "clone-lib")]
+mod holes;
 pub mod ids;
 pub mod init;
 #[cfg(feature = "clone-lib")]

@@ -108,10 +108,8 @@ impl Engine {
 /// `F` must be the type of a pointer to the function of that name.
 unsafe fn function<F: Copy>(name: &CStr) -> Option<F> {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
-    // SAFETY: a NUL-terminated name; RTLD_DEFAULT is always valid.
-    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     // SAFETY: by contract of this function the address is that of a function of type `F`, which has a pointer's size.
-    (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
+    sys::symbol(name).map(|address| unsafe { std::mem::transmute_copy(&address) })
 }
 
 extern "C" fn init(env: Env, _: Info) -> Value {

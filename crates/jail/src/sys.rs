@@ -515,10 +515,41 @@ pub fn wipe<T: Copy>(place: &mut [T]) {
     std::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
-/// Overwrites the part of the stack that finished calls have used, where copies of a secret may be left.
+/// What finished calls may have used of the stack, in bytes: the first part is overwritten, the rest given back to the kernel.
+const STACK_WRITTEN: usize = 8 * 1024;
+const STACK_USED: usize = 64 * 1024;
+
+/// Clears the part of the stack that finished calls have used, where copies of a secret may be left. What is more than a few frames
+/// away is given back, which makes it zero too: overwritten, it would be memory of every clone.
 #[inline(never)]
 pub fn wipe_stack() {
-    let mut used = [0u64; 8192];
+    let mut used = [0u64; STACK_WRITTEN / 8];
     wipe(&mut used);
-    std::hint::black_box(&mut used);
+    give_back_stack(std::hint::black_box(&mut used).as_ptr() as usize);
+}
+
+/// `here` is an address in the caller's frame.
+#[inline(never)]
+fn give_back_stack(here: usize) {
+    const PAGE: usize = 4096;
+    // A page stays, for the frames of this call.
+    let end = (here & !(PAGE - 1)) - PAGE;
+    let length = STACK_USED - STACK_WRITTEN;
+    // SAFETY: stacks grow down, so this range is below every live frame, and nothing is kept there: templates run on their first
+    // thread, whose stack has room for megabytes, and below it the kernel keeps as much unmapped (`stack_guard_gap`). What is not
+    // mapped is refused, which does no harm.
+    unsafe { libc::madvise((end - length) as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+}
+
+/// The address of a function that the C library, or another library of this process, may or may not have.
+pub fn symbol(name: &CStr) -> Option<*mut libc::c_void> {
+    // SAFETY: a NUL-terminated name; RTLD_DEFAULT is always valid.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (!address.is_null()).then_some(address)
+}
+
+/// The number of this process in its own PID namespace.
+pub fn own_pid() -> c_int {
+    // SAFETY: cannot fail and reads no memory.
+    unsafe { libc::getpid() }
 }

@@ -8,7 +8,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::at_fork;
@@ -16,6 +16,7 @@ use crate::descriptors::{self, FIRST_OTHER, GIVEN, Kind};
 use crate::enter::{self, How};
 use crate::filter::Filter;
 use crate::frame;
+use crate::holes;
 use crate::nursery::{self, CONTROL, Children, PidNamespace, answer};
 use crate::spec::{Answer, Assign, BOX_FAILED, BoxSpec};
 use crate::sys::{self, ChildBell, Error, Gate, Result};
@@ -52,6 +53,8 @@ struct Template {
     /// The engine's descriptors, listed once: the template runs nothing between two clones.
     shared: Option<Vec<(RawFd, Kind)>>,
     copied: bool,
+    /// Its heap is ready to be shared.
+    settled: bool,
     pending: Option<Pending>,
 }
 
@@ -89,6 +92,7 @@ impl Template {
             children: Children::default(),
             shared: None,
             copied: false,
+            settled: false,
             pending: None,
         })
     }
@@ -96,6 +100,10 @@ impl Template {
     /// Blocks until a clone is asked for (true) or the socket closes (false).
     fn wait(&mut self, control: RawFd) -> Result<bool> {
         self.control = control;
+        WAITED.store(sys::own_pid(), Ordering::SeqCst);
+        if !std::mem::replace(&mut self.settled, true) {
+            holes::fill();
+        }
         if self.shared.is_none() && !self.closes_descriptors() {
             let known = self.own.as_ref().map(PidNamespace::number);
             self.shared = Some(descriptors::list(&[control, known.unwrap_or(control)])?);
@@ -261,7 +269,7 @@ fn become_clone(mut template: Template, pending: &Pending) -> Result<Template> {
         enter::enter(&pending.spec, how, &gate, &template.filter)?;
     }
     // The children are not its own; what it needs to be a template itself it makes when it begins to wait.
-    Ok(Template { control: CONTROL, children: Children::default(), copied: false, ..template })
+    Ok(Template { control: CONTROL, children: Children::default(), copied: false, settled: false, ..template })
 }
 
 /// The box of a spare clone: it has its namespaces, and still the privilege that the rest takes. No code of a user runs
@@ -380,11 +388,24 @@ pub(crate) fn announce(version: &str) -> Result<()> {
     answer(CONTROL, &Answer::Template { version: version.to_owned(), threads }, &[])
 }
 
-/// The random generators of every OpenSSL that this process has loaded: addresses of `RAND_add` and `RAND_poll`.
-type Generators = Vec<(usize, usize)>;
+/// The random generators of one OpenSSL that this process has loaded.
+#[derive(PartialEq)]
+struct Generator {
+    /// The addresses of `RAND_add` and `RAND_poll`.
+    add: usize,
+    poll: usize,
+    /// OpenSSL 3 compares `getpid()` before it gives out anything, and asks the kernel again when it differs
+    /// (its `RAND(7)`, "the CSPRNG … is automatically reseeded after a fork").
+    notices_forks: bool,
+}
+
+type Generators = Vec<Generator>;
 
 /// Looked for before a fork, since a look costs a search through the library path; clones use what was found.
 static GENERATORS: Mutex<Option<Generators>> = Mutex::new(None);
+
+/// The process that waited last for a request, by its number in its own PID namespace: a clone's template. 0 before anyone has.
+static WAITED: AtomicI32 = AtomicI32::new(0);
 
 fn generators() -> MutexGuard<'static, Option<Generators>> {
     GENERATORS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -404,24 +425,35 @@ pub(crate) fn find_generators() {
         if library.is_some() && handle.is_null() {
             continue;
         }
-        // SAFETY: a handle from dlopen or RTLD_DEFAULT, and NUL-terminated names.
-        let pair = unsafe { (libc::dlsym(handle, c"RAND_add".as_ptr()), libc::dlsym(handle, c"RAND_poll".as_ptr())) };
-        let pair = (pair.0 as usize, pair.1 as usize);
-        if pair != (0, 0) && !found.contains(&pair) {
-            found.push(pair);
+        // SAFETY: a handle from dlopen or RTLD_DEFAULT, and a NUL-terminated name.
+        let find = |name: &CStr| unsafe { libc::dlsym(handle, name.as_ptr()) } as usize;
+        let one = Generator {
+            add: find(c"RAND_add"),
+            poll: find(c"RAND_poll"),
+            notices_forks: find(c"OPENSSL_version_major") != 0,
+        };
+        if (one.add, one.poll) != (0, 0) && !found.contains(&one) {
+            found.push(one);
         }
     }
     *generators() = Some(found);
 }
 
-/// Mixes `seed` into OpenSSL's random generators, wherever this process has OpenSSL.
-pub(crate) fn reseed(seed: &[u8]) {
+/// Mixes `seed` into OpenSSL's random generators, wherever this process has OpenSSL and would not do it by itself. Clones of a
+/// function template often have the number of their template, each in its own namespace; those of a language template never do.
+/// To make the generators work for nothing would copy 150 pages of the template.
+/// Returns whether this process could be taken for its template.
+pub(crate) fn reseed(seed: &[u8]) -> bool {
     type Add = unsafe extern "C" fn(*const c_void, c_int, f64);
     type Poll = unsafe extern "C" fn() -> c_int;
     if generators().is_none() {
         find_generators();
     }
-    for (add, poll) in generators().iter().flatten() {
+    let alike = [0, sys::own_pid()].contains(&WAITED.load(Ordering::SeqCst));
+    for Generator { add, poll, notices_forks } in generators().iter().flatten() {
+        if !alike && *notices_forks {
+            continue;
+        }
         // SAFETY: the two names have had these signatures in every OpenSSL since 1.0; `seed` lives across the call, and
         // the library was loaded when it was found and is never unloaded.
         unsafe {
@@ -433,6 +465,7 @@ pub(crate) fn reseed(seed: &[u8]) {
             }
         }
     }
+    alike
 }
 
 /// Opens what later steps need: once in a language template, and again (it does no harm) in a function template.
@@ -495,6 +528,30 @@ pub extern "C" fn ofs_after_fork_child() -> c_int {
     0
 }
 
+/// Serves the control socket and forks for every request: for an engine that has a single thread, and nothing to do around a fork.
+/// 1 in a clone that is in its box, 0 at end of file, −errno.
+#[unsafe(no_mangle)]
+pub extern "C" fn ofs_clones(control: c_int) -> c_int {
+    loop {
+        let asked = ofs_wait(control);
+        if asked <= 0 {
+            return asked;
+        }
+        if ofs_before_fork() < 0 {
+            continue; // it has been answered
+        }
+        // SAFETY: the engine has one thread, by contract of this function.
+        match unsafe { sys::fork() } {
+            Ok(0) => {
+                ofs_after_fork_child();
+                return 1;
+            }
+            Ok(pid) => ofs_after_fork_parent(pid),
+            Err(e) => ofs_after_fork_parent(-e.code()),
+        };
+    }
+}
+
 /// Whether this clone is a spare: made ahead of need, so that it has time. (That of a language template is not sealed yet.)
 #[unsafe(no_mangle)]
 pub extern "C" fn ofs_spare() -> c_int {
@@ -521,13 +578,13 @@ pub unsafe extern "C" fn ofs_announce(version: *const c_char) -> c_int {
     number(announce(&version.to_string_lossy()).map(|()| 0))
 }
 
-/// Mixes fresh bytes into OpenSSL's generators.
+/// Mixes fresh bytes into OpenSSL's generators where they would not notice the fork. Returns 1 in a process with its template's
+/// number, which nothing can notice by that, else 0.
 ///
 /// # Safety
 /// `seed` points at `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ofs_reseed(seed: *const c_uchar, length: usize) -> c_int {
     // SAFETY: by contract of this function.
-    reseed(unsafe { std::slice::from_raw_parts(seed, length) });
-    0
+    c_int::from(reseed(unsafe { std::slice::from_raw_parts(seed, length) }))
 }
