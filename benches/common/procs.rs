@@ -63,10 +63,11 @@ pub fn end_with_parent() {
     std::process::exit(130)
 }
 
-/// The workers in boxes: in a PID namespace of their own below the nursery's, and not templates (which have clones).
+/// The workers in boxes: in a PID namespace of their own below the nursery's, and not templates (which have clones), nor spares,
+/// which are nobody's yet.
 pub fn instances(tree: &[Proc]) -> Vec<&Proc> {
     let parents: std::collections::HashSet<u32> = tree.iter().map(|p| p.parent).collect();
-    tree.iter().filter(|p| p.levels >= 3 && !parents.contains(&p.pid)).collect()
+    tree.iter().filter(|p| p.levels >= 3 && !parents.contains(&p.pid) && p.name != "spare").collect()
 }
 
 /// Memory of a process in bytes.

@@ -3,14 +3,18 @@
 //! It never looks into a body, and never waits longer than its caller lets it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::PipeFlags;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::frames::{self, Frame, FrameError};
 
@@ -40,10 +44,15 @@ pub struct Channel {
     pub writer: Writer,
 }
 
+/// The socket, watched for what comes in and for nothing else. A Unix socket whose peer has read something is said to be writable, each
+/// time: a server that asked for that would be woken once more for every call, for nothing.
+#[derive(Debug, Clone)]
+struct Socket(Arc<AsyncFd<OwnedFd>>);
+
 /// The reading half.
 #[derive(Debug)]
 pub struct Reader {
-    half: OwnedReadHalf,
+    socket: Socket,
     buffer: BytesMut,
     max_body: usize,
 }
@@ -51,23 +60,25 @@ pub struct Reader {
 /// The writing half.
 #[derive(Debug)]
 pub struct Writer {
-    half: OwnedWriteHalf,
+    socket: Socket,
     scratch: Vec<u8>,
 }
 
 impl Channel {
-    /// A channel over this socket; bodies longer than `max_body` bytes are refused.
-    pub fn new(stream: UnixStream, max_body: usize) -> Self {
-        let (read, write) = stream.into_split();
-        Channel {
-            reader: Reader { half: read, buffer: BytesMut::new(), max_body },
-            writer: Writer { half: write, scratch: Vec::new() },
-        }
+    /// A channel over this Unix stream socket, which does not block; bodies longer than `max_body` bytes are refused.
+    pub fn new(socket: OwnedFd, max_body: usize) -> io::Result<Self> {
+        let socket = Socket(Arc::new(watch(socket, Interest::READABLE)?));
+        Ok(Channel {
+            reader: Reader { socket: socket.clone(), buffer: BytesMut::new(), max_body },
+            writer: Writer { socket, scratch: Vec::new() },
+        })
     }
 
     /// The socket again, to serve as a control socket; nothing unread may be left.
     pub fn into_stream(self) -> Option<UnixStream> {
-        self.reader.half.reunite(self.writer.half).ok()
+        drop(self.writer);
+        let socket = Arc::into_inner(self.reader.socket.0)?.into_inner();
+        UnixStream::from_std(socket.into()).ok()
     }
 }
 
@@ -81,10 +92,64 @@ impl Reader {
             if self.buffer.capacity() - self.buffer.len() < READ_ROOM / 4 {
                 self.buffer.reserve(READ_ROOM);
             }
-            if self.half.read_buf(&mut self.buffer).await? == 0 {
+            if self.socket.read_buf(&mut self.buffer).await? == 0 {
                 return Err(ChannelError::Closed);
             }
         }
+    }
+}
+
+/// Most that is read at once, in bytes.
+const READ_PIECE: usize = 256 << 10;
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut readable = ready!(self.0.poll_read_ready(cx))?;
+            let room = into.initialize_unfilled_to(into.remaining().min(READ_PIECE));
+            let wanted = room.len();
+            match rustix::net::recv(self.0.get_ref(), room, RecvFlags::DONTWAIT) {
+                Ok((_, got)) => {
+                    // Fewer than asked for: the socket is empty, and what comes from here on is news.
+                    if got < wanted {
+                        readable.clear_ready();
+                    }
+                    into.advance(got);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(rustix::io::Errno::AGAIN) => readable.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+}
+
+/// Has a descriptor watched for so much.
+pub(crate) fn watch<T: AsFd + AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // Deprecated for types whose number may change or close underneath; what is `AsFd` promises that it does not.
+    #[allow(deprecated)]
+    AsyncFd::with_interest(descriptor, interest)
+}
+
+impl Socket {
+    /// Sends all of it.
+    async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::net::send(self.0.get_ref(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(rustix::io::Errno::AGAIN) => self.room().await?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until there is room to send. It is watched for that only meanwhile, by another number, since a number can be watched once.
+    async fn room(&self) -> io::Result<()> {
+        let other = watch(self.0.get_ref().try_clone()?, Interest::WRITABLE)?;
+        other.writable().await.map(drop)
     }
 }
 
@@ -99,11 +164,11 @@ impl Writer {
         self.scratch.extend_from_slice(header);
         if body.len() <= COPY_BODY {
             self.scratch.extend_from_slice(body);
-            self.half.write_all(&self.scratch).await?;
+            self.socket.send(&self.scratch).await?;
             return Ok(());
         }
-        self.half.write_all(&self.scratch).await?;
-        self.half.write_all(body).await?;
+        self.socket.send(&self.scratch).await?;
+        self.socket.send(body).await?;
         self.scratch.shrink_to(COPY_BODY);
         Ok(())
     }

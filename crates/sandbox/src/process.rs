@@ -13,13 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
 use crate::cgroup::{Cgroups, Group, GroupLimits};
-use crate::channel::{Channel, Claims};
+use crate::channel::{Channel, Claims, watch};
 use crate::control::{Control, Started, State};
 use crate::uids::{Uid, Uids};
 use crate::{SandboxError, control};
@@ -275,7 +274,7 @@ impl Driver {
         let fds = [theirs.as_fd(), null.as_fd(), stderr.as_fd(), null.as_fd()];
         let started = self.nursery()?.start(header, &fds).await?;
         let process = Process::supervise(started, None, None);
-        Ok(Template::new(Control::new("template", ours), process, None))
+        Ok(Template::new(Control::new("template", control_socket(ours)?), process, None))
     }
 
     /// Starts a box: with a spare of the template, when there is one that fits, else from the origin now.
@@ -296,8 +295,8 @@ impl Driver {
     }
 
     /// A channel over this socket, with the limit of all channels.
-    pub(crate) fn channel(&self, stream: UnixStream) -> Channel {
-        Channel::new(stream, self.config.max_body)
+    pub(crate) fn channel(&self, socket: OwnedFd) -> Result<Channel, SandboxError> {
+        Channel::new(socket, self.config.max_body).map_err(SandboxError::io("watch a socket"))
     }
 
     /// Tells a spare what it is for.
@@ -386,7 +385,7 @@ impl Driver {
         let process = Process::supervise(started, outside.group, Some(uid));
         Ok(Sandbox {
             uid: number,
-            channel: Channel::new(outside.ours, self.config.max_body),
+            channel: outside.ours,
             claims: Some(outside.claims),
             logs: Some((outside.stdout_out, outside.stderr_out)),
             guard: Guard(Some(process.clone())),
@@ -421,7 +420,7 @@ impl Driver {
             return Err(SandboxError::Failed("this machine has no control groups for memory and processes".into()));
         };
         let (group, doors) = group.map_or((None, Vec::new()), |(group, doors)| (Some(group), doors));
-        let made = Outside::pipes(name, group, doors);
+        let made = Outside::pipes(name, group, doors, self.config.max_body);
         if let Err(Some(group)) = made.as_ref().map_err(|(group, _)| group) {
             group.remove();
         }
@@ -515,7 +514,7 @@ struct Outside {
     name: String,
     group: Option<Group>,
     doors: Vec<OwnedFd>,
-    ours: UnixStream,
+    ours: Channel,
     theirs: OwnedFd,
     claims: Claims,
     claims_in: OwnedFd,
@@ -527,9 +526,15 @@ struct Outside {
 
 impl Outside {
     #[allow(clippy::result_large_err)]
-    fn pipes(name: String, group: Option<Group>, doors: Vec<OwnedFd>) -> Result<Self, (Option<Group>, SandboxError)> {
+    fn pipes(
+        name: String,
+        group: Option<Group>,
+        doors: Vec<OwnedFd>,
+        max_body: usize,
+    ) -> Result<Self, (Option<Group>, SandboxError)> {
         let made = (|| {
             let (ours, theirs) = socket_pair()?;
+            let ours = Channel::new(ours, max_body).map_err(SandboxError::io("watch a socket"))?;
             let (claims, claims_in) = Claims::new().map_err(SandboxError::io("make a pipe"))?;
             let (stdout_out, stdout_in) = log_pipe()?;
             let (stderr_out, stderr_in) = log_pipe()?;
@@ -561,13 +566,17 @@ impl Outside {
     }
 }
 
-pub(crate) fn socket_pair() -> Result<(UnixStream, OwnedFd), SandboxError> {
+/// Our end, which does not block, and the other.
+pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd), SandboxError> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|e| SandboxError::io("make a socket pair")(e.into()))?;
-    let ours = std::os::unix::net::UnixStream::from(ours);
-    ours.set_nonblocking(true).map_err(SandboxError::io("make a socket non-blocking"))?;
-    Ok((UnixStream::from_std(ours).map_err(SandboxError::io("watch a socket"))?, theirs))
+    rustix::io::ioctl_fionbio(&ours, true).map_err(|e| SandboxError::io("make a socket non-blocking")(e.into()))?;
+    Ok((ours, theirs))
+}
+
+fn control_socket(ours: OwnedFd) -> Result<UnixStream, SandboxError> {
+    UnixStream::from_std(ours.into()).map_err(SandboxError::io("watch a socket"))
 }
 
 pub(crate) fn log_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
@@ -588,7 +597,7 @@ fn start_nursery(config: &DriverConfig, cgroups: &Cgroups) -> Result<Control, Sa
         .spawn()
         .map_err(SandboxError::io("start the nursery"))
         .map(reap_in_background)?;
-    Ok(Control::new("nursery", ours))
+    Ok(Control::new("nursery", control_socket(ours)?))
 }
 
 /// The nursery is our child: when it ends, somebody has to take note, or it stays a zombie.
@@ -692,11 +701,7 @@ impl Process {
         tell: watch::Sender<Option<End>>,
         uid: Option<Arc<Uid>>,
     ) {
-        // The descriptor is owned by `self`, which this task holds, so it outlives its registration: what the newer,
-        // unsafe constructor asks its caller to promise.
-        #[allow(deprecated)]
-        let watched = AsyncFd::with_interest(self.pidfd.as_fd(), tokio::io::Interest::READABLE);
-        match watched {
+        match watch(self.pidfd.as_fd(), tokio::io::Interest::READABLE) {
             Ok(watched) => watched.readable().await.map(|_| ()).unwrap_or_default(),
             // No room to watch it: ask now and then.
             Err(_) => {

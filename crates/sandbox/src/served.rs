@@ -113,25 +113,25 @@ impl Driver {
     ) -> Result<Served, SandboxError> {
         let mut sandbox = self.start_box(Origin::Init(program), request).await?;
         let (ours, theirs) = socket_pair()?;
-        let theirs = std::os::unix::net::UnixStream::from(theirs);
-        theirs.set_nonblocking(true).map_err(SandboxError::io("make a socket non-blocking"))?;
-        let theirs = UnixStream::from_std(theirs).map_err(SandboxError::io("watch a socket"))?;
+        rustix::io::ioctl_fionbio(&theirs, true)
+            .map_err(|e| SandboxError::io("make a socket non-blocking")(e.into()))?;
+        let worker = Channel::new(theirs, max_body).map_err(SandboxError::io("watch a socket"))?;
         // Whoever plays the worker takes one call at a time.
         sandbox.claims = None;
-        let real = std::mem::replace(&mut sandbox.channel, self.channel(ours));
+        let real = std::mem::replace(&mut sandbox.channel, self.channel(ours)?);
         let stream = real.into_stream().ok_or_else(|| SandboxError::Failed("a channel came apart".into()))?;
         let init = Init { stream, buffer: Mutex::default(), sending: Mutex::default(), arrived: Default::default() };
         let opened = tokio::time::timeout(OPEN, init.opened()).await;
         let opened = opened.map_err(|_| SandboxError::Failed(format!("no listener after {} s", OPEN.as_secs())))?;
         let (listener, port) = opened?;
-        Ok(Served { sandbox, worker: Channel::new(theirs, max_body), listener, port, init })
+        Ok(Served { sandbox, worker, listener, port, init })
     }
 }
 
 /// A channel for a worker that an init runs: our end, whose frames may have bodies of this many bytes, and the worker's.
 pub fn worker_channel(max_body: usize) -> Result<(Channel, OwnedFd), SandboxError> {
     let (ours, theirs) = socket_pair()?;
-    Ok((Channel::new(ours, max_body), theirs))
+    Ok((Channel::new(ours, max_body).map_err(SandboxError::io("watch a socket"))?, theirs))
 }
 
 /// A pipe for what a program prints: our end, and the program's.

@@ -305,8 +305,8 @@ impl Invoker {
             match self.call(&pool, lease, &invocation, arrived, &mut head).await {
                 Called::Done(outcome) => return Ok(*outcome),
                 Called::Dead => tries += 1,
-                // It is not put behind another one again.
-                Called::Withdrawn => alone = true,
+                // It is not put behind another one again; an instance that it had alone has died.
+                Called::Withdrawn => tries += usize::from(std::mem::replace(&mut alone, true)),
             }
         }
         Err(Error::new(

@@ -526,7 +526,7 @@ impl Pool {
         }
         while let Some(instance) = inner.open.pop() {
             let Some(entry) = inner.all.get_mut(&instance.id) else { continue };
-            if !instance.alive() || instance.process.is_over() {
+            if instance.ended() {
                 continue;
             }
             if entry.frozen {
