@@ -306,7 +306,7 @@ impl Invoker {
                 Called::Done(outcome) => return Ok(*outcome),
                 Called::Dead => tries += 1,
                 // It is not put behind another one again; an instance that it had alone has died.
-                Called::Withdrawn => tries += usize::from(std::mem::replace(&mut alone, true)),
+                Called::Withdrawn => tries += u32::from(std::mem::replace(&mut alone, true)),
             }
         }
         Err(Error::new(
