@@ -16,7 +16,7 @@ pub use cgroup::{Cgroups, Group};
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
 pub use process::{BoxRequest, Driver, DriverConfig, Exit, Origin, Program, Sandbox, Template};
-pub use served::{Init, Served};
+pub use served::{Init, Listener, Served};
 
 /// Why a box could not be made.
 #[derive(Debug, thiserror::Error)]
