@@ -109,10 +109,8 @@ async fn history<B: Backend>(ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsErr
     let (data, reverse) = (flag(&ask, "IncludeExecutionData", true)?, flag(&ask, "ReverseOrder", false)?);
     let limit = most(&ask)?;
     let after = ask.marker().map(|m| m.parse::<u64>().map_err(|_| bad_marker())).transpose()?;
-    let events = ask.call.backend().durable().history(arn, after, reverse, limit + 1, data).await?;
-    let (events, next) = cut(events, limit, |(number, _)| number.to_string());
-    let events: Vec<Value> = events.into_iter().map(|(_, event)| event).collect();
-    Ok(answer(200, &with_marker(json!({ "Events": events }), next)))
+    let (events, next) = ask.call.backend().durable().history(arn, after, reverse, limit, data).await?;
+    Ok(answer(200, &with_marker(json!({ "Events": events }), next.map(|number| number.to_string()))))
 }
 
 async fn state<B: Backend>(ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsError> {

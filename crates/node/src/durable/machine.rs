@@ -21,6 +21,10 @@ pub const MAX_FAILURES: u32 = 5;
 pub const MAX_IDLE: u32 = 3;
 /// Between two such attempts, in milliseconds.
 pub const BACKOFF_MS: u64 = 5_000;
+/// Operations that a function is given at once, in bytes; it asks for the others.
+pub const PAGE_BYTES: usize = 4 << 20;
+/// Operations that a function is given at once.
+pub const PAGE_ITEMS: usize = 1000;
 /// The longest pause after the platform could not make an invocation, in milliseconds. Such a setback spends no attempt.
 const MAX_PAUSE_MS: u64 = 60_000;
 
@@ -75,6 +79,37 @@ pub struct Head {
     pub parent: Option<Parent>,
 }
 
+impl Head {
+    /// That of an execution that begins now and of which nothing else is known yet.
+    pub(super) fn blank(id: String, arn: String, function: FunctionName, now: u64) -> Self {
+        Head {
+            name: id.clone(),
+            id,
+            arn,
+            function,
+            version: String::new(),
+            status: Status::Running,
+            started_ms: now,
+            ended_ms: None,
+            timeout_s: 0,
+            retention_days: 0,
+            input_digest: String::new(),
+            result: None,
+            error: None,
+            ready: true,
+            not_before_ms: 0,
+            failures: 0,
+            setbacks: 0,
+            changes: 0,
+            told: 0,
+            events: 0,
+            written: 0,
+            trace: None,
+            parent: None,
+        }
+    }
+}
+
 /// A CHAINED_INVOKE operation of another execution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
@@ -117,8 +152,10 @@ struct Answered {
 pub struct Checkpointed {
     /// For the next one.
     pub token: String,
-    /// Operations that changed since the function was last told.
+    /// Operations that changed since the function was last told, the longest ago first.
     pub operations: Vec<Arc<Operation>>,
+    /// The change behind which there are more.
+    pub next: Option<u64>,
     /// CHAINED_INVOKE operations that were begun: they are to be carried out.
     pub chained: Vec<String>,
 }
@@ -359,13 +396,13 @@ impl Execution {
             chained.extend(self.apply(update, target, now));
         }
         self.fire(now);
-        let told = self.head.told;
-        let operations = self.operations.iter().filter(|o| o.touched > told).cloned().collect();
-        self.head.told = self.head.changes;
+        let (operations, next) = self.news(self.head.told, PAGE_ITEMS, PAGE_BYTES);
+        // What does not fit can be asked for, and comes with the next answer in any case.
+        self.head.told = next.unwrap_or(self.head.changes);
         let Some(mut running) = self.running.take() else { return Err("Invalid checkpoint token".into()) };
         let before = self.token(&running);
         running.sequence += 1;
-        let answer = Checkpointed { token: self.token(&running).text(), operations, chained };
+        let answer = Checkpointed { token: self.token(&running).text(), operations, next, chained };
         running.last =
             client_token.map(|client_token| Answered { client_token, token: before, answer: answer.clone() });
         self.running = Some(running);
@@ -612,6 +649,23 @@ impl Execution {
         }
         self.head.ready = true;
         self.head.not_before_ms = now + BACKOFF_MS;
+    }
+
+    /// Operations that changed behind this change, the longest ago first, as many as fit; and the last change of these where there are
+    /// more.
+    pub fn news(&self, told: u64, most: usize, bytes: usize) -> (Vec<Arc<Operation>>, Option<u64>) {
+        let mut changed: Vec<&Arc<Operation>> = self.operations.iter().filter(|o| o.touched > told).collect();
+        changed.sort_unstable_by_key(|o| o.touched);
+        let (mut news, mut size) = (Vec::new(), 0);
+        for operation in changed {
+            size += weight(operation);
+            if let Some(last) = news.last().filter(|_| news.len() >= most || size > bytes) {
+                let last: &Arc<Operation> = last;
+                return (news.clone(), Some(last.touched));
+            }
+            news.push(operation.clone());
+        }
+        (news, None)
     }
 
     /// Operations from this place on, as many as fit. What lies in a context that is over and needs no replay is left out:

@@ -13,35 +13,14 @@ use super::machine::{Ending, Fresh};
 use super::tokens::Token;
 use super::types::*;
 use super::*;
+use crate::recursion;
 
 const ID: &str = "01234567-89ab-4def-8123-456789abcdef";
 
 fn head(timeout_s: u64) -> Head {
-    Head {
-        id: ID.into(),
-        arn: format!("arn:aws:lambda:r:1:function:f:$LATEST/durable-execution/n/{ID}"),
-        name: "n".into(),
-        function: FunctionName::parse("f").unwrap(),
-        version: "$LATEST".into(),
-        status: Status::Running,
-        started_ms: 1000,
-        ended_ms: None,
-        timeout_s,
-        retention_days: 1,
-        input_digest: String::new(),
-        result: None,
-        error: None,
-        ready: true,
-        not_before_ms: 0,
-        failures: 0,
-        setbacks: 0,
-        changes: 0,
-        told: 0,
-        events: 0,
-        written: 0,
-        trace: None,
-        parent: None,
-    }
+    let arn = format!("arn:aws:lambda:r:1:function:f:$LATEST/durable-execution/n/{ID}");
+    let blank = Head::blank(ID.into(), arn, FunctionName::parse("f").unwrap(), 1000);
+    Head { name: "n".into(), version: "$LATEST".into(), timeout_s, retention_days: 1, ..blank }
 }
 
 fn update(id: &str, kind: Kind, action: Action) -> Update {
@@ -346,10 +325,17 @@ proptest! {
             let (ended, finals) = (execution.ended(), finals(&execution));
             match event {
                 Happens::Checkpoint(updates) if execution.invocation().is_some() && !ended => {
+                    execution.fire(now);
+                    if execution.ended() {
+                        continue;
+                    }
                     let before = (execution.head.clone(), execution.operations().len());
-                    let updates = updates.into_iter().map(|(id, kind, action)| made(id, kind, action)).collect();
-                    if checkpoint(&mut execution, updates, now).is_err() {
-                        prop_assert_eq!(&before, &(execution.head.clone(), execution.operations().len()));
+                    let updates: Vec<Update> =
+                        updates.into_iter().map(|(id, kind, action)| made(id, kind, action)).collect();
+                    let most: u64 = updates.iter().map(check::most).sum();
+                    match checkpoint(&mut execution, updates, now) {
+                        Err(_) => prop_assert_eq!(&before, &(execution.head.clone(), execution.operations().len())),
+                        Ok(_) => prop_assert!(execution.head.written - before.0.written <= most, "counted low"),
                     }
                 }
                 Happens::Checkpoint(_) => {}
@@ -406,6 +392,30 @@ proptest! {
     }
 
     #[test]
+    fn what_an_update_may_add_is_not_counted_low(text in "[\"\\\\\\x00-\\x1fa-zé]{0,300}", started in any::<bool>(), kind in 1u8..6, action in 0u8..5) {
+        let mut execution = begun(60);
+        let first = made(1, kind, 0);
+        if started {
+            checkpoint(&mut execution, vec![first], 2000).unwrap();
+        }
+        let failed = matches!(action, 2 | 3);
+        let update = Update {
+            name: (!started).then(|| "n".repeat(200)),
+            sub_type: (!started).then(|| "Step".into()),
+            payload: (!failed).then(|| text.clone()),
+            error: failed.then(|| ErrorObject { error_data: Some(text.clone()), ..ErrorObject::new("E", text.clone()) }),
+            ..made(1, kind, action)
+        };
+        let (before, most) = (execution.head.written, check::most(&update));
+        let nobody = |_: &str| Err(ErrorObject::new("ResourceNotFoundException", "Function not found: g"));
+        let done = execution.checkpoint(vec![update], None, if started { &anywhere } else { &nobody }, 2000);
+        if done.is_ok() {
+            let added = execution.head.written - before;
+            prop_assert!(added <= most, "{added} of {most}");
+        }
+    }
+
+    #[test]
     fn no_token_is_taken_for_another(execution in "[0-9a-f]{32}", invocation in "[0-9a-f]{32}", sequence in any::<u64>()) {
         let text = format!("{execution}{invocation}{sequence:016x}");
         let token = Token::parse(&text).unwrap();
@@ -424,11 +434,15 @@ fn finals(execution: &Execution) -> Vec<(String, Operation)> {
 /// What a function does with an invocation: its own door to its execution, and its event.
 type Play = Box<dyn Fn(Durable, Value) -> Boxed<'static, Result<Vec<u8>, Error>> + Send + Sync>;
 
+/// What was run, with its trace.
+type Ran = Arc<Mutex<Vec<(String, String)>>>;
+
 struct Stage {
     place: Place,
     play: Play,
     durable: Mutex<Option<Gate>>,
     config: DurableConfig,
+    ran: Ran,
 }
 
 impl Host for Stage {
@@ -441,6 +455,8 @@ impl Host for Stage {
     }
     fn run(&self, invocation: Invocation<Bytes>) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
         let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
+        let trace = invocation.context.as_ref().and_then(|c| c.trace.clone()).unwrap_or_default();
+        self.ran.lock().unwrap().push((invocation.function.to_string(), trace));
         let durable = self.durable.lock().unwrap().clone().unwrap().durable().unwrap();
         let playing = (self.play)(durable, event);
         Box::pin(async move {
@@ -469,14 +485,28 @@ impl Host for Stage {
     fn place(&self) -> &Place {
         &self.place
     }
+    fn next_trace(&self, function: &FunctionName, trace: &str) -> Result<String, Error> {
+        // As the catalogue does it, for functions that may not call themselves.
+        let arn = self.place.function(function.as_str(), None);
+        match recursion::runs(Some(trace), &arn) {
+            0..recursion::MAX_RUNS => Ok(recursion::next_trace(trace, &arn)),
+            _ => Err(Error::new(ErrorKind::RecursiveInvocation, "a loop")),
+        }
+    }
 }
 
 fn stage(dir: &Path, play: Play) -> Durable {
+    stage_that_tells(dir, play).0
+}
+
+/// The same, with what it runs.
+fn stage_that_tells(dir: &Path, play: Play) -> (Durable, Ran) {
     let config = DurableConfig { execution_timeout: 60, retention_period_in_days: 1 };
-    let stage = Arc::new(Stage { place: Place::default(), play, durable: Mutex::new(None), config });
+    let ran: Ran = Arc::default();
+    let stage = Arc::new(Stage { place: Place::default(), play, durable: Mutex::new(None), config, ran: ran.clone() });
     let durable = Durable::start(Opened::open(dir).unwrap(), stage.clone(), 4);
     *stage.durable.lock().unwrap() = Some(durable.gate());
-    durable
+    (durable, ran)
 }
 
 /// Ends a server as if by force, and waits until it has let go of its file.
@@ -547,8 +577,8 @@ async fn executions_go_on_with_the_next_server() {
         let (found, head) = durable.invoke(start("f", Some(&format!("n{n}")))).await.unwrap();
         assert_eq!(&found.arn, arn, "the same name is the same execution");
         assert_eq!((head.status, head.result.as_deref()), (Status::Succeeded, Some("3")));
-        let history = durable.history(arn, None, false, 1000, true).await.unwrap();
-        let succeeded = history.iter().filter(|(_, e)| e["EventType"] == "StepSucceeded").count();
+        let (history, _) = durable.history(arn, None, false, 1000, true).await.unwrap();
+        let succeeded = history.iter().filter(|e| e["EventType"] == "StepSucceeded").count();
         assert_eq!(succeeded, 3);
     }
     let other = Start { input: Bytes::from_static(b"[]"), ..start("f", Some("n1")) };
@@ -651,4 +681,260 @@ async fn chained_invokes_are_carried_out_by_the_next_server_too() {
     assert_eq!(head.result.as_deref(), Some(r#""\"child\"" "\"plain\"" null"#));
     let children = durable.list(Filter { limit: 10, ..Filter::default() }).await.unwrap();
     assert_eq!(children.len(), 2, "one execution for the parent and one for the child, in both lives");
+}
+
+/// Waits until this is so.
+async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(tokio::time::Instant::now() < end, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How many executions are in memory whole.
+fn in_memory(durable: &Durable) -> usize {
+    let cells = durable.core.cells.lock().unwrap();
+    let is_held = |cell: Arc<Cell>| cell.held.try_lock().is_ok_and(|held| held.is_some());
+    cells.values().filter_map(Weak::upgrade).filter(|cell| is_held(cell.clone())).count()
+}
+
+/// A function that waits until this is set, and ends.
+fn waits_for(open: watch::Sender<bool>) -> Play {
+    Box::new(move |_, _| {
+        let mut opened = open.subscribe();
+        Box::pin(async move {
+            opened.wait_for(|open| *open).await.unwrap();
+            Ok(br#"{"Status":"SUCCEEDED"}"#.to_vec())
+        })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn executions_that_wait_for_a_turn_are_not_in_memory() {
+    const INPUT: usize = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut open = watch::Sender::new(false);
+    let mut durable = stage(dir.path(), waits_for(open.clone()));
+    let mut callers = Vec::new();
+    for n in 0..40 {
+        let input = Bytes::from(format!("\"{}\"", "x".repeat(INPUT)));
+        let start = Start { input, ..start("f", Some(&format!("n{n}"))) };
+        let durable = durable.clone();
+        // Somebody waits for the end of each.
+        callers.push(tokio::spawn(async move { durable.invoke(start).await }));
+    }
+    for restarted in [false, true] {
+        if restarted {
+            for caller in callers.drain(..) {
+                caller.abort();
+                caller.await.ok();
+            }
+            durable.abandon();
+            open.send_replace(true);
+            end(durable).await;
+            open = watch::Sender::new(false);
+            durable = stage(dir.path(), waits_for(open.clone()));
+        }
+        until("four run, and nothing else is done", || {
+            let turns = durable.core.turns.available_permits();
+            let [brief, driven, _] = durable.core.memory.taken();
+            turns == 0 && brief == 0 && driven >= 4 * INPUT / 1024 && durable.core.drivers.count() == 40
+        })
+        .await;
+        assert_eq!(in_memory(&durable), 4, "those that have a turn");
+        let [_, driven, _] = durable.core.memory.taken();
+        assert!(driven < 4 * (3 * INPUT / 1024), "{driven} KiB for four");
+    }
+    open.send_replace(true);
+    until("all are let go of", || durable.core.drivers.count() == 0 && durable.core.memory.taken() == [0, 0, 0]).await;
+    let ended = Filter { statuses: vec![Status::Succeeded], limit: 100, ..Filter::default() };
+    assert_eq!(durable.list(ended).await.unwrap().len(), 40);
+    assert_eq!(in_memory(&durable), 0);
+}
+
+#[tokio::test]
+async fn a_stop_that_comes_while_an_execution_begins_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = stage(dir.path(), waits_for(watch::Sender::new(false)));
+    let core = durable.core.clone();
+    // The disk is busy: what follows waits for it side by side.
+    let busy = {
+        let core = core.clone();
+        tokio::spawn(async move {
+            let slow = |_: &rusqlite::Connection| {
+                std::thread::sleep(Duration::from_millis(300));
+                Ok(())
+            };
+            core.ledger.write(slow, |_| {}).await.unwrap()
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let entering = {
+        let core = core.clone();
+        let head = Head { started_ms: now_ms(), ..head(60) };
+        tokio::spawn(async move { core.enter(Execution::start(head, "{}".into())).await.map(|started| started.id) })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    core.change(ID, None, |execution, now| Ok(execution.stop(None, now))).await.unwrap();
+    busy.await.unwrap();
+    assert_eq!(entering.await.unwrap().unwrap(), ID);
+    assert_eq!(core.look(ID, |execution| execution.head.status).await.unwrap(), Status::Stopped);
+    let id = ID.to_owned();
+    assert_eq!(core.ledger.read(move |db| rows::head(db, &id)).await.unwrap().unwrap().status, Status::Stopped);
+    until("nobody drives it", || core.drivers.count() == 0).await;
+}
+
+/// A checkpoint of an invocation, as its function makes one.
+async fn ask(durable: &Durable, arn: &str, token: &Value, updates: Value) -> Result<Value, Refused> {
+    let body = json!({"CheckpointToken": token, "Updates": updates}).to_string();
+    durable.checkpoint(Caller::Api, arn, body.as_bytes()).await
+}
+
+#[tokio::test]
+async fn answers_come_in_pages_that_are_not_too_large() {
+    const EACH: usize = 900_000;
+    const COUNT: usize = 12;
+    let dir = tempfile::tempdir().unwrap();
+    let play: Play = Box::new(|durable, event| {
+        Box::pin(async move {
+            let arn = event["DurableExecutionArn"].as_str().unwrap().to_owned();
+            let id = id_of(&arn).unwrap();
+            let name = |n: usize| format!("c{n}");
+            let starts: Vec<Value> =
+                (0..COUNT).map(|n| json!({"Id": name(n), "Type": "CALLBACK", "Action": "START"})).collect();
+            let mut answer = ask(&durable, &arn, &event["CheckpointToken"], json!(starts)).await.unwrap();
+            for n in 0..COUNT {
+                let result = Bytes::from("x".repeat(EACH));
+                durable.answer(&tokens::callback(&id, &name(n)), Ok(result)).await.unwrap();
+            }
+            let ids = |answer: &Value| -> Vec<String> {
+                let all = answer["Operations"].as_array().unwrap();
+                all.iter().map(|o| o["Id"].as_str().unwrap().to_owned()).collect()
+            };
+            let wanted: Vec<String> = (0..COUNT).map(name).collect();
+            // As AWS's SDK for Python goes on: the first page is the answer's, the others are asked for.
+            answer = ask(&durable, &arn, &answer["CheckpointToken"], json!([])).await.unwrap();
+            assert!(answer.to_string().len() < (4 << 20) + 10_000, "{}", answer.to_string().len());
+            let first = ids(&answer["NewExecutionState"]);
+            let mut told = first.clone();
+            let mut marker = answer["NewExecutionState"]["NextMarker"].as_str().map(str::to_owned);
+            let token = answer["CheckpointToken"].as_str().unwrap();
+            while let Some(at) = marker {
+                let page = durable.state(Caller::Api, &arn, token, Some(&at), Some(1000)).await.unwrap();
+                assert!(page.to_string().len() < (4 << 20) + 10_000);
+                told.extend(ids(&page));
+                marker = page["NextMarker"].as_str().map(str::to_owned);
+            }
+            assert_eq!(told, wanted, "by asking for the rest");
+            // As its SDK for JavaScript does: it takes what the next answers bring.
+            let mut told = first;
+            while told.len() < COUNT {
+                answer = ask(&durable, &arn, &answer["CheckpointToken"], json!([])).await.unwrap();
+                told.extend(ids(&answer["NewExecutionState"]));
+            }
+            assert_eq!(told, wanted, "by going on");
+            assert_eq!(answer["NewExecutionState"]["NextMarker"], Value::Null);
+            // Many in little text.
+            let many: Vec<Value> =
+                (0..1001).map(|n| json!({"Id": format!("s{n}"), "Type": "STEP", "Action": "START"})).collect();
+            match ask(&durable, &arn, &answer["CheckpointToken"], json!(many)).await {
+                Err(Refused::Invalid(said)) => assert!(said.contains("at most 1000 updates"), "{said}"),
+                other => panic!("{other:?}"),
+            }
+            let fits = ask(&durable, &arn, &answer["CheckpointToken"], json!(many[..1000])).await.unwrap();
+            assert_eq!(ids(&fits["NewExecutionState"]).len(), 1000);
+            Ok(br#"{"Status":"SUCCEEDED"}"#.to_vec())
+        })
+    });
+    let durable = stage(dir.path(), play);
+    let (started, head) = durable.invoke(start("f", None)).await.unwrap();
+    assert_eq!((head.status, head.error), (Status::Succeeded, None));
+    // Its history is more than an answer holds as well, in either direction.
+    let mut numbers = Vec::new();
+    for reverse in [false, true] {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let (page, next) = durable.history(&started.arn, after, reverse, 1000, true).await.unwrap();
+            let size: usize = page.iter().map(|e| e.to_string().len()).sum();
+            assert!(size < (4 << 20) + 1_000_000, "{size}");
+            all.extend(page.iter().map(|e| e["EventId"].as_u64().unwrap()));
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        numbers.push(all);
+    }
+    assert_eq!(numbers[0], (1..=head.events).collect::<Vec<_>>());
+    numbers[1].reverse();
+    assert_eq!(numbers[0], numbers[1]);
+    let (page, next) = durable.history(&started.arn, Some(3), false, 2, true).await.unwrap();
+    assert_eq!((page.len(), page[0]["EventId"].as_u64(), next), (2, Some(4), Some(5)));
+}
+
+#[tokio::test]
+async fn what_comes_to_executions_in_memory_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let play: Play = Box::new(|durable, event| {
+        Box::pin(async move {
+            let arn = event["DurableExecutionArn"].as_str().unwrap().to_owned();
+            let update = json!([{"Id": "s", "Type": "STEP", "Action": "SUCCEED", "Payload": "1"}]);
+            let all = durable.core.memory.growth(usize::MAX).unwrap();
+            match ask(&durable, &arn, &event["CheckpointToken"], update.clone()).await {
+                Err(Refused::Platform(error)) => assert_eq!(error.kind, ErrorKind::Throttled),
+                other => panic!("{other:?}"),
+            }
+            drop(all);
+            ask(&durable, &arn, &event["CheckpointToken"], update).await.unwrap();
+            let [_, _, grown] = durable.core.memory.taken();
+            assert!(grown > 0, "what it holds is counted as long as it holds it");
+            Ok(br#"{"Status":"SUCCEEDED"}"#.to_vec())
+        })
+    });
+    let durable = stage(dir.path(), play);
+    let (_, head) = durable.invoke(start("f", None)).await.unwrap();
+    assert_eq!((head.status, head.error), (Status::Succeeded, None));
+    until("it is let go of", || durable.core.memory.taken() == [0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn chained_invokes_are_counted_like_any_call() {
+    let dir = tempfile::tempdir().unwrap();
+    // Each execution calls a plain function, and then its own function, and answers what came of that.
+    let play: Play = Box::new(|durable, event| {
+        Box::pin(async move {
+            let Some(arn) = event["DurableExecutionArn"].as_str().map(str::to_owned) else {
+                return Ok(b"\"plain\"".to_vec());
+            };
+            let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap().clone();
+            let calls: Vec<&Value> = operations.iter().filter(|o| o["Type"] == "CHAINED_INVOKE").collect();
+            if calls.is_empty() {
+                let call = |id: &str, function: &str| {
+                    json!({"Id": id, "Type": "CHAINED_INVOKE", "Action": "START", "Payload": "{}",
+                           "ChainedInvokeOptions": {"FunctionName": function}})
+                };
+                let updates = json!([call("a", "plain"), call("b", "f:$LATEST")]);
+                ask(&durable, &arn, &event["CheckpointToken"], updates).await.unwrap();
+                return Ok(br#"{"Status":"PENDING"}"#.to_vec());
+            }
+            if calls.iter().any(|o| o["Status"] == "STARTED") {
+                return Ok(br#"{"Status":"PENDING"}"#.to_vec());
+            }
+            let details = &calls[1]["ChainedInvokeDetails"];
+            let said = details["Result"].as_str().or(details["Error"]["ErrorType"].as_str()).unwrap();
+            Ok(json!({"Status": "SUCCEEDED", "Result": said}).to_string().into_bytes())
+        })
+    });
+    let (durable, ran) = stage_that_tells(dir.path(), play);
+    let (_, head) = durable.invoke(start("f", None)).await.unwrap();
+    assert_eq!(head.result.as_deref(), Some("RecursiveInvocationException"), "{head:?}");
+    let all = durable.list(Filter { limit: 100, ..Filter::default() }).await.unwrap();
+    // The first came without a trace and is not counted.
+    assert_eq!(all.len(), 1 + recursion::MAX_RUNS as usize);
+    let ran = ran.lock().unwrap();
+    let arn = Place::default().function("plain", None);
+    let plain: Vec<u32> =
+        ran.iter().filter(|(f, _)| f == "plain").map(|(_, t)| recursion::runs(Some(t), &arn)).collect();
+    assert_eq!(plain, vec![1; 1 + recursion::MAX_RUNS as usize], "a plain function is counted too");
 }
