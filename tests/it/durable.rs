@@ -434,7 +434,7 @@ fn every_dialect_begins_executions_and_the_command_line_shows_them() {
         (done.status.code().unwrap(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
     };
     eventually("both have ended", Duration::from_secs(30), || {
-        let (code, said) = offshoot(&["executions", "ls", "native", "--status", "succeeded"]);
+        let (code, said) = offshoot(&["executions", "ls", "native", "--state", "succeeded"]);
         assert_eq!(code, 0, "{said}");
         said.lines().filter(|l| l.starts_with("succeeded")).count() == 2
     });
@@ -444,7 +444,29 @@ fn every_dialect_begins_executions_and_the_command_line_shows_them() {
     let (_, said) = offshoot(&["executions", "history", &running]);
     assert!(said.contains("ExecutionStopped") && said.contains("enough"), "{said}");
     let (_, said) = offshoot(&["executions", "show", &running]);
-    assert!(said.contains("STOPPED"), "{said}");
+    assert!(said.lines().any(|l| l.starts_with("state") && l.ends_with(" stopped")), "{said}");
+    let document = |args: &[&str]| -> Value {
+        let (code, said) = offshoot(&[&["-o", "json", "executions"], args].concat());
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_str(&said).unwrap()
+    };
+    let listed = document(&["ls", "native", "--limit", "1"]);
+    assert_eq!(
+        (&listed["executions"][0]["arn"], &listed["executions"][0]["state"]),
+        (&json!(running), &json!("stopped"))
+    );
+    assert!(listed["next"].is_string(), "{listed}");
+    let shown = document(&["show", &running]);
+    assert_eq!(shown["execution"]["error"]["errorMessage"], "enough", "{shown}");
+    assert!(shown["execution"]["endedAt"].as_str().unwrap().ends_with('Z'), "{shown}");
+    let told = document(&["history", &running, "--limit", "1"]);
+    assert_eq!(
+        (&told["events"][0]["type"], &told["events"][0]["number"]),
+        (&json!("ExecutionStarted"), &json!(1)),
+        "{told}"
+    );
+    assert!(told["next"].is_string() && document(&["history", &running])["next"].is_null(), "{told}");
+    assert!(document(&["stop", &running])["stoppedAt"].is_string());
     let (code, said) = offshoot(&["executions", "show", &format!("{running}0")]);
     assert_eq!((code, said.contains("there is no execution")), (4, true), "{said}");
 }
