@@ -1,4 +1,4 @@
-//! `offshoot executions ls|show|history|stop`: durable executions, what became of them, and how they are ended.
+//! `offshoot executions ls|show|history|pause|resume|stop|rm`: durable executions, what became of them, and how they are held and ended.
 
 use clap::Subcommand;
 use http::Method;
@@ -29,9 +29,16 @@ enum Verb {
     /// Show everything that happened to an execution
     #[command(alias = "events")]
     History(History),
+    /// Do not call an execution's function until it is resumed
+    Pause(Pause),
+    /// Go on with an execution that is paused
+    Resume(Why),
     /// End an execution
     #[command(alias = "cancel")]
     Stop(Stop),
+    /// Forget an execution that is over
+    #[command(alias = "remove", alias = "delete")]
+    Rm(One),
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +46,7 @@ struct Ls {
     /// The function
     function: String,
     /// Only those in this state
-    #[arg(long, alias = "status", value_parser = ["running", "succeeded", "failed", "timed_out", "stopped"])]
+    #[arg(long, alias = "status", value_parser = ["running", "pausing", "paused", "succeeded", "failed", "timed_out", "stopped"])]
     state: Option<String>,
     /// At most so many, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
@@ -68,6 +75,26 @@ struct History {
 }
 
 #[derive(Debug, clap::Args)]
+struct Pause {
+    #[command(flatten)]
+    why: Why,
+    /// Let the execution's time go on meanwhile
+    #[arg(long)]
+    keep_clock: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Why {
+    /// The execution's ARN
+    arn: String,
+    /// Why; it becomes part of the execution's history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    flags: ClientFlags,
+}
+
+#[derive(Debug, clap::Args)]
 struct Stop {
     /// The execution's ARN
     arn: String,
@@ -84,7 +111,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         Verb::Ls(ls) => list(&ls, context),
         Verb::Show(one) => show(&one, context),
         Verb::History(history) => events(&history, context),
+        Verb::Pause(pause) => hold(&pause.why, "pause", Some(!pause.keep_clock), context),
+        Verb::Resume(why) => hold(&why, "resume", None, context),
         Verb::Stop(stop) => end(&stop, context),
+        Verb::Rm(one) => forget(&one, context),
     }
 }
 
@@ -289,6 +319,39 @@ fn end(args: &Stop, context: &Context) -> Result<Exit, CliError> {
     match context.term.json() {
         true => context.term.document(&answer)?,
         false => context.term.line(&format!("ended {}", member(&answer, "stoppedAt")))?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// Pauses or resumes.
+fn hold(args: &Why, verb: &str, stops_clock: Option<bool>, context: &Context) -> Result<Exit, CliError> {
+    let client = context.client(&args.flags)?;
+    let mut asked = json!({});
+    if let Some(reason) = &args.reason {
+        asked["Reason"] = json!(reason);
+    }
+    if let Some(stops) = stops_clock {
+        asked["ExecutionTimeoutPaused"] = json!(stops);
+    }
+    let path = path_of(&args.arn)?;
+    let found = block_on(async {
+        client.tell(&format!("{path}/{verb}"), Some(&asked)).await?;
+        client.ask(Method::GET, &format!("{path}?IncludeExecutionData=false")).await
+    });
+    let found = house(&found.map_err(|error| known(error, &args.arn))?);
+    match context.term.json() {
+        true => context.term.document(&json!({"execution": found}))?,
+        false => context.term.line(&member(&found, "state"))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn forget(args: &One, context: &Context) -> Result<Exit, CliError> {
+    let client = context.client(&args.flags)?;
+    block_on(client.ask(Method::DELETE, &path_of(&args.arn)?)).map_err(|error| known(error, &args.arn))?;
+    match context.term.json() {
+        true => context.term.document(&json!({"removed": [args.arn]}))?,
+        false => context.term.line(&format!("removed {}", args.arn))?,
     }
     Ok(Exit::Ok)
 }

@@ -102,11 +102,11 @@ macro_rules! parts {
 }
 
 mod python {
-    parts! { crate::harness::Lang::Python; settings steps retries callbacks chained stops pages tokens }
+    parts! { crate::harness::Lang::Python; settings steps retries callbacks chained pauses stops pages tokens }
 }
 
 mod node {
-    parts! { crate::harness::Lang::Node; steps retries callbacks chained pages }
+    parts! { crate::harness::Lang::Node; steps retries callbacks chained pauses pages }
 }
 
 // ── Without an SDK ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -439,6 +439,12 @@ fn every_dialect_begins_executions_and_the_command_line_shows_them() {
         said.lines().filter(|l| l.starts_with("succeeded")).count() == 2
     });
     let running = begin(&server, "native", &json!({"do": "shows", "seconds": 30}));
+    let (code, said) = offshoot(&["executions", "rm", &running]);
+    assert!(code != 0 && said.contains("is not over"), "{said}");
+    let (code, said) = offshoot(&["executions", "pause", &running, "--reason", "lunch"]);
+    assert!(code == 0 && said.starts_with("paus"), "{said}");
+    let (code, said) = offshoot(&["executions", "resume", &running]);
+    assert_eq!((code, said.trim()), (0, "running"), "{said}");
     let (code, said) = offshoot(&["executions", "stop", &running, "--reason", "enough"]);
     assert_eq!((code, said.starts_with("ended ")), (0, true), "{said}");
     let (_, said) = offshoot(&["executions", "history", &running]);
@@ -467,6 +473,8 @@ fn every_dialect_begins_executions_and_the_command_line_shows_them() {
     );
     assert!(told["next"].is_string() && document(&["history", &running])["next"].is_null(), "{told}");
     assert!(document(&["stop", &running])["stoppedAt"].is_string());
+    assert_eq!(document(&["rm", &running])["removed"], json!([running]));
+    assert_eq!(offshoot(&["executions", "show", &running]).0, 4);
     let (code, said) = offshoot(&["executions", "show", &format!("{running}0")]);
     assert_eq!((code, said.contains("there is no execution")), (4, true), "{said}");
 }

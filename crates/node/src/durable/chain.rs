@@ -148,7 +148,7 @@ async fn child(core: &Arc<Core>, parent: &Parent) -> Tried {
     start.name = Some(format!("{}-{}", parent.execution, &key[..16]));
     match core.begin(start, Some(parent.clone())).await {
         Ok(started) => match core.ledger.read(move |db| rows::head(db, &started.id)).await {
-            Ok(Some(head)) if head.status != Status::Running => Tried::Over(outcome_of(&head)),
+            Ok(Some(head)) if head.status.is_over() => Tried::Over(outcome_of(&head)),
             Ok(_) => Tried::Begun,
             Err(error) => {
                 tracing::error!(%error, "an execution that another waits for cannot be read");
@@ -166,6 +166,7 @@ fn error_of(refused: Refused) -> ErrorObject {
         Refused::Invalid(m) | Refused::CallbackOver(m) => ErrorObject::new("InvalidParameterValueException", m),
         Refused::NotFound(m) => ErrorObject::new("ResourceNotFoundException", m),
         Refused::AlreadyStarted(m) => ErrorObject::new("DurableExecutionAlreadyStartedException", m),
+        Refused::Conflict(m) => ErrorObject::new("ResourceConflictException", m),
         Refused::Platform(error) => plain_error(error),
     }
 }
@@ -242,7 +243,7 @@ fn outcome_of(head: &Head) -> Outcome {
             (OperationStatus::TimedOut, Err(ErrorObject::new("ChainedInvoke.Timeout", text)))
         }
         Status::Stopped => (OperationStatus::Stopped, error()),
-        Status::Failed | Status::Running => (OperationStatus::Failed, error()),
+        Status::Failed | Status::Running | Status::Pausing | Status::Paused => (OperationStatus::Failed, error()),
     }
 }
 

@@ -25,6 +25,8 @@ pub const BACKOFF_MS: u64 = 5_000;
 pub const PAGE_BYTES: usize = 4 << 20;
 /// Operations that a function is given at once.
 pub const PAGE_ITEMS: usize = 1000;
+/// The longest life of an execution, pauses included, in milliseconds (AWS: 366 days).
+const MAX_LIFE_MS: u64 = 366 * 86_400_000;
 /// The longest pause after the platform could not make an invocation, in milliseconds. Such a setback spends no attempt.
 const MAX_PAUSE_MS: u64 = 60_000;
 
@@ -77,6 +79,39 @@ pub struct Head {
     pub trace: Option<String>,
     /// The operation that waits for it.
     pub parent: Option<Parent>,
+    /// It is paused, or to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+    /// By how much its time is longer because it was paused, in milliseconds.
+    #[serde(default)]
+    pub paused_ms: u64,
+    /// The client token of the last request that paused or resumed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_token: Option<String>,
+}
+
+/// A pause that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// When, ms since 1970.
+    pub requested_ms: u64,
+    /// For people.
+    pub reason: Option<String>,
+    /// The execution's time stands still meanwhile.
+    pub stops_clock: bool,
+    /// Since when it is in force.
+    pub since_ms: Option<u64>,
+}
+
+/// How an execution is to be paused.
+#[derive(Debug, Clone)]
+pub struct PauseRequest {
+    /// For people.
+    pub reason: Option<String>,
+    /// The execution's time stands still meanwhile.
+    pub stops_clock: bool,
+    /// The same one again is the same request again.
+    pub client_token: Option<String>,
 }
 
 impl Head {
@@ -106,7 +141,21 @@ impl Head {
             written: 0,
             trace: None,
             parent: None,
+            pause: None,
+            paused_ms: 0,
+            pause_token: None,
         }
+    }
+
+    /// Its last moment: when its time is over. That of one whose clock stands still is as late as any execution may last.
+    pub fn deadline(&self) -> u64 {
+        let last = self.started_ms.saturating_add(MAX_LIFE_MS);
+        let stands = self.pause.as_ref().is_some_and(|pause| pause.stops_clock && pause.since_ms.is_some());
+        if stands {
+            return last;
+        }
+        let time = self.timeout_s.saturating_mul(1000).saturating_add(self.paused_ms);
+        self.started_ms.saturating_add(time).min(last)
     }
 }
 
@@ -137,6 +186,8 @@ struct Running {
     /// Checkpoints that it has made.
     sequence: u64,
     last: Option<Answered>,
+    /// The execution was paused under it: it has no token any more.
+    revoked: bool,
 }
 
 /// The last checkpoint, for a caller that asks again because it did not hear the answer.
@@ -150,8 +201,8 @@ struct Answered {
 /// The answer to a checkpoint.
 #[derive(Debug, Clone)]
 pub struct Checkpointed {
-    /// For the next one.
-    pub token: String,
+    /// For the next one; none where the execution is paused from now on.
+    pub token: Option<String>,
     /// Operations that changed since the function was last told, the longest ago first.
     pub operations: Vec<Arc<Operation>>,
     /// The change behind which there are more.
@@ -254,7 +305,7 @@ impl Execution {
 
     /// Whether it is over.
     pub fn ended(&self) -> bool {
-        self.head.status != Status::Running
+        self.head.status.is_over()
     }
 
     /// The request id of the invocation that runs.
@@ -264,7 +315,10 @@ impl Execution {
 
     /// Whether the function is to be invoked now.
     pub fn wants_invocation(&self, now: u64) -> bool {
-        !self.ended() && self.running.is_none() && self.head.ready && self.head.not_before_ms <= now
+        self.head.status == Status::Running
+            && self.running.is_none()
+            && self.head.ready
+            && self.head.not_before_ms <= now
     }
 
     /// When something is due by itself next; the next invocation too, unless somebody sees to that already.
@@ -272,14 +326,15 @@ impl Execution {
         if self.ended() {
             return None;
         }
-        let retry = (with_invocation && self.running.is_none() && self.head.ready).then_some(self.head.not_before_ms);
+        let invoked = with_invocation && self.running.is_none() && self.head.status == Status::Running;
+        let retry = (invoked && self.head.ready).then_some(self.head.not_before_ms);
         let open = self.operations.iter().filter(|o| !o.status.is_final());
         open.flat_map(|o| due(o).into_iter()).flatten().chain(retry).chain([self.deadline()]).min()
     }
 
     /// The last moment of the whole execution.
     pub fn deadline(&self) -> u64 {
-        self.head.started_ms.saturating_add(self.head.timeout_s.saturating_mul(1000))
+        self.head.deadline()
     }
 
     fn put(&mut self, mut operation: Operation) {
@@ -327,6 +382,10 @@ impl Execution {
             let error = ErrorObject { error_message: Some(message), ..ErrorObject::default() };
             return self.end(Status::TimedOut, None, Some(error), now);
         }
+        if self.running.is_none() {
+            // The invocation that was to reach a checkpoint has ended with its server.
+            self.take_pause(now);
+        }
         let is_due = |o: &&Arc<Operation>| !o.status.is_final() && due(o).into_iter().flatten().any(|at| at <= now);
         let due: Vec<Operation> = self.operations.iter().filter(is_due).map(|o| Operation::clone(o)).collect();
         for mut operation in due {
@@ -354,7 +413,8 @@ impl Execution {
         // What the function itself has changed it knows; `told` goes up with each answer to a checkpoint.
         let updated = changed.map(|o| o.id.clone()).collect();
         self.head.told = self.head.changes;
-        let running = Running { invocation: invocation.to_owned(), began_ms: now, sequence: 0, last: None };
+        let running =
+            Running { invocation: invocation.to_owned(), began_ms: now, sequence: 0, last: None, revoked: false };
         let token = self.token(&running).text();
         self.running = Some(running);
         Begun { token, updated }
@@ -371,7 +431,7 @@ impl Execution {
 
     /// Whether this token is the one that the running invocation holds now.
     pub fn is_current(&self, token: &Token) -> bool {
-        !self.ended() && self.running.as_ref().is_some_and(|r| self.token(r) == *token)
+        !self.ended() && self.running.as_ref().is_some_and(|r| !r.revoked && self.token(r) == *token)
     }
 
     /// The answer that was given to this checkpoint already.
@@ -402,7 +462,11 @@ impl Execution {
         let Some(mut running) = self.running.take() else { return Err("Invalid checkpoint token".into()) };
         let before = self.token(&running);
         running.sequence += 1;
-        let answer = Checkpointed { token: self.token(&running).text(), operations, next, chained };
+        running.revoked = self.take_pause(now);
+        let token = (!running.revoked).then(|| self.token(&running).text());
+        // Where there is no token, nobody asks for the rest.
+        let next = next.filter(|_| token.is_some());
+        let answer = Checkpointed { token, operations, next, chained };
         running.last =
             client_token.map(|client_token| Answered { client_token, token: before, answer: answer.clone() });
         self.running = Some(running);
@@ -496,6 +560,7 @@ impl Execution {
         let head = &mut self.head;
         head.written += result.as_ref().map_or(0, |r| r.len() as u64);
         (head.status, head.result, head.error, head.ended_ms) = (status, result, error, Some(now));
+        head.pause = None;
         head.ready = false;
         if let Some(first) = self.operations.first().map(|o| Operation::clone(o)) {
             let mut first = first;
@@ -513,6 +578,66 @@ impl Execution {
         };
         self.end(Status::Stopped, None, Some(error.unwrap_or_else(default)), now);
         self.head.ended_ms.unwrap_or(now)
+    }
+
+    /// It is to be paused: now, or at the next checkpoint of the invocation that runs. The error says why not.
+    pub fn pause(&mut self, asked: PauseRequest, now: u64) -> Result<(), &'static str> {
+        self.fire(now);
+        if self.ended() {
+            return Err("The durable execution is over.");
+        }
+        if let Some(pause) = &self.head.pause {
+            let same = asked.client_token.is_some() && asked.client_token == self.head.pause_token;
+            let same = same && (&asked.reason, asked.stops_clock) == (&pause.reason, pause.stops_clock);
+            return if same { Ok(()) } else { Err("The durable execution is paused already.") };
+        }
+        let PauseRequest { reason, stops_clock, client_token } = asked;
+        self.head.pause = Some(Pause { requested_ms: now, reason, stops_clock, since_ms: None });
+        self.head.pause_token = client_token;
+        self.head.status = Status::Pausing;
+        if self.running.is_none() {
+            self.take_pause(now);
+        }
+        Ok(())
+    }
+
+    /// A pause that was asked for is in force from now on. Whether one was.
+    fn take_pause(&mut self, now: u64) -> bool {
+        if self.head.status != Status::Pausing {
+            return false;
+        }
+        let Some(pause) = &mut self.head.pause else { return false };
+        pause.since_ms = Some(now);
+        let pause = pause.clone();
+        self.head.status = Status::Paused;
+        self.record(history::paused(&self.head, &pause, now));
+        true
+    }
+
+    /// It goes on. The error says why not.
+    pub fn resume(
+        &mut self,
+        reason: Option<String>,
+        client_token: Option<String>,
+        now: u64,
+    ) -> Result<(), &'static str> {
+        self.fire(now);
+        if self.ended() {
+            return Err("The durable execution is over.");
+        }
+        let Some(pause) = self.head.pause.take() else {
+            let same = client_token.is_some() && client_token == self.head.pause_token;
+            return if same { Ok(()) } else { Err("The durable execution is not paused.") };
+        };
+        self.head.status = Status::Running;
+        self.head.pause_token = client_token;
+        if let Some(since) = pause.since_ms {
+            if pause.stops_clock {
+                self.head.paused_ms = self.head.paused_ms.saturating_add(now.saturating_sub(since));
+            }
+            self.record(history::resumed(&self.head, &reason, now));
+        }
+        Ok(())
     }
 
     fn callback(&self, id: &str) -> Result<Operation, NoCallback> {
@@ -602,6 +727,8 @@ impl Execution {
             return self.end(Status::Failed, None, Some(invalid_output(&text)), now);
         }
         match ending {
+            // Its token was taken away, and what an SDK makes of that differs: it is made again when the execution goes on.
+            _ if running.revoked => (self.head.ready, self.head.not_before_ms) = (true, now),
             Ending::Said(bytes) => match said(&bytes) {
                 Ok(Said::Succeeded(result)) if self.head.parent.is_some() && result.len() > check::MAX_CHAINED => {
                     let error = Some(ErrorObject {
@@ -622,6 +749,10 @@ impl Execution {
                 let pause = 1000u64.saturating_mul(1 << self.head.setbacks.min(6));
                 self.head.not_before_ms = now + pause.min(MAX_PAUSE_MS);
             }
+        }
+        if !self.ended() {
+            // The invocation is over, without a checkpoint.
+            self.take_pause(now);
         }
     }
 

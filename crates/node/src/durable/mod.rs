@@ -38,7 +38,7 @@ use crate::queue::Boxed;
 use cells::{Cell, Drivers, Held, Memory, OpenCount, Room, Use, leave};
 pub use host::NodeHost;
 use machine::{Execution, NoCallback};
-pub use machine::{Head, Parent};
+pub use machine::{Head, Parent, Pause, PauseRequest};
 pub use rows::Filter;
 use rows::{LAYOUT, Write};
 pub use serve::{Caller, MAX_BODY};
@@ -108,6 +108,8 @@ pub enum Refused {
     NotFound(String),
     /// An execution of this name was begun with something else.
     AlreadyStarted(String),
+    /// An execution is not in a state for that.
+    Conflict(String),
     /// A callback is over.
     CallbackOver(String),
     /// The machine or the disk.
@@ -125,7 +127,7 @@ impl From<Refused> for Error {
         match refused {
             Refused::Invalid(m) | Refused::CallbackOver(m) => Error::new(ErrorKind::InvalidInput, m),
             Refused::NotFound(m) => Error::new(ErrorKind::NotFound, m),
-            Refused::AlreadyStarted(m) => Error::new(ErrorKind::Conflict, m),
+            Refused::AlreadyStarted(m) | Refused::Conflict(m) => Error::new(ErrorKind::Conflict, m),
             Refused::Platform(error) => error,
         }
     }
@@ -314,6 +316,41 @@ impl Durable {
         self.core.change(&head.id, None, move |execution, now| Ok(execution.stop(error, now))).await
     }
 
+    /// Pauses an execution: its function is not invoked until it is resumed. What is under way outside of it goes on.
+    pub async fn pause(&self, arn: &str, asked: PauseRequest) -> Result<(), Refused> {
+        let id = self.get(arn).await?.id;
+        self.core.change(&id, None, move |execution, now| execution.pause(asked, now).map_err(conflict)).await
+    }
+
+    /// Goes on with an execution that is paused, or is to be.
+    pub async fn resume(&self, arn: &str, reason: Option<String>, client_token: Option<String>) -> Result<(), Refused> {
+        let id = self.get(arn).await?.id;
+        let work = move |execution: &mut Execution, now| execution.resume(reason, client_token, now).map_err(conflict);
+        self.core.change(&id, None, work).await
+    }
+
+    /// Removes an execution that is over, and all that is kept of it. The answer is when; ms since 1970.
+    pub async fn delete(&self, arn: &str) -> Result<u64, Refused> {
+        let head = self.get(arn).await?;
+        if !head.status.is_over() {
+            return Err(conflict("The durable execution is not over: stop it first."));
+        }
+        let core = self.core.clone();
+        to_its_end(async move {
+            let cell = core.cell(&head.id);
+            // Whoever still works on it finds nothing afterwards.
+            let mut place = cell.held.lock().await;
+            let id = head.id.clone();
+            let bytes = core.ledger.write(move |db| rows::delete(db, &id), |_| {}).await?.ok_or_else(unknown)?;
+            *place = None;
+            core.drivers.clear(&head.id);
+            let left = |now: u64| Some(now.saturating_sub(bytes));
+            core.written.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).ok();
+            Ok(now_ms())
+        })
+        .await
+    }
+
     /// Answers a callback.
     pub async fn answer(&self, callback: &str, answer: Result<Bytes, ErrorObject>) -> Result<(), Refused> {
         let size = answer.as_ref().map_or_else(|e| usize::try_from(e.size()).unwrap_or(usize::MAX), Bytes::len);
@@ -382,6 +419,10 @@ impl Durable {
         self.close();
         self.core.abandoned.store(true, Ordering::Release);
     }
+}
+
+fn conflict(text: &str) -> Refused {
+    Refused::Conflict(text.into())
 }
 
 fn unknown() -> Refused {
@@ -625,7 +666,7 @@ impl Core {
         };
         // One that was there already may have ended before.
         let now = head().await?.ok_or_else(unknown)?;
-        if now.status != Status::Running {
+        if now.status.is_over() {
             return Ok(now);
         }
         drop(now);

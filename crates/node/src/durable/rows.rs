@@ -158,7 +158,7 @@ pub(super) fn input(db: &Connection, id: &str) -> rusqlite::Result<Option<String
 
 /// The ids of executions that are not over, oldest first, and whose they are.
 pub(super) fn open(db: &Connection) -> rusqlite::Result<Vec<(String, FunctionName)>> {
-    let mut found = db.prepare("SELECT id, function FROM executions WHERE status = 'RUNNING' ORDER BY seq")?;
+    let mut found = db.prepare("SELECT id, function FROM executions WHERE expires_ms IS NULL ORDER BY seq")?;
     let name = |row: &Row<'_>| {
         let text = row.get_ref(1)?.as_str()?;
         FunctionName::parse(text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, e.into()))
@@ -266,6 +266,27 @@ pub(super) fn list(db: &Connection, filter: &Filter) -> rusqlite::Result<Vec<(i6
     rows.query_map(params_from_iter(values), |row| Ok((row.get(0)?, read(row, 1)?)))?.collect()
 }
 
+fn remove(db: &Connection, seq: i64) -> rusqlite::Result<()> {
+    for statement in [
+        "DELETE FROM operations WHERE seq = ?1",
+        "DELETE FROM events WHERE seq = ?1",
+        "DELETE FROM executions WHERE seq = ?1",
+    ] {
+        db.prepare_cached(statement)?.execute([seq])?;
+    }
+    Ok(())
+}
+
+/// Removes an execution that is over. The answer is its bytes; `None`: there is none.
+pub(super) fn delete(db: &Connection, id: &str) -> rusqlite::Result<Option<u64>> {
+    let mut found =
+        db.prepare_cached("SELECT seq, written FROM executions WHERE id = ?1 AND expires_ms IS NOT NULL")?;
+    let found: Option<(i64, u64)> = found.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((seq, written)) = found else { return Ok(None) };
+    remove(db, seq)?;
+    Ok(Some(written))
+}
+
 /// Removes executions whose time of being kept is over, at most so many. The answer is their bytes and their number.
 pub(super) fn sweep(db: &Connection, now: u64, limit: usize) -> rusqlite::Result<(u64, usize)> {
     let mut old = db.prepare_cached("SELECT seq, written FROM executions WHERE expires_ms <= ?1 LIMIT ?2")?;
@@ -273,13 +294,7 @@ pub(super) fn sweep(db: &Connection, now: u64, limit: usize) -> rusqlite::Result
         .query_map(params![i64::try_from(now).unwrap_or(i64::MAX), limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (seq, _) in &found {
-        for statement in [
-            "DELETE FROM operations WHERE seq = ?1",
-            "DELETE FROM events WHERE seq = ?1",
-            "DELETE FROM executions WHERE seq = ?1",
-        ] {
-            db.prepare_cached(statement)?.execute([seq])?;
-        }
+        remove(db, *seq)?;
     }
     Ok((found.iter().map(|(_, written)| written).sum(), found.len()))
 }

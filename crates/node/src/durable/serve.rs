@@ -121,7 +121,12 @@ impl Durable {
         if let Some(next) = done.next {
             state["NextMarker"] = json!(format!("{CHANGES}{next}"));
         }
-        Ok(json!({"CheckpointToken": done.token, "NewExecutionState": state}))
+        let mut answer = json!({"NewExecutionState": state});
+        // Without one the SDKs end the invocation.
+        if let Some(token) = done.token {
+            answer["CheckpointToken"] = json!(token);
+        }
+        Ok(answer)
     }
 
     /// `GetDurableExecutionState`.

@@ -64,6 +64,10 @@ fn wait(id: &str, seconds: i64) -> Update {
     Update { wait_options: Some(WaitOptions { wait_seconds: Some(seconds) }), ..update(id, Kind::Wait, Action::Start) }
 }
 
+fn pause_request(stops_clock: bool) -> PauseRequest {
+    PauseRequest { reason: None, stops_clock, client_token: None }
+}
+
 fn said(text: &str) -> Ending {
     Ending::Said(text.as_bytes().to_vec())
 }
@@ -124,6 +128,67 @@ fn steps_are_tried_again_when_they_say_so() {
         execution.fresh.events.iter().map(|(_, e)| e["EventType"].as_str().unwrap_or_default().to_owned()).collect();
     let wanted = ["ExecutionStarted", "StepStarted", "StepFailed", "InvocationCompleted", "StepStarted", "StepFailed"];
     assert_eq!(kinds, wanted);
+}
+
+#[test]
+fn a_pause_takes_effect_at_the_next_checkpoint() {
+    let mut execution = begun(100);
+    execution.pause(pause_request(true), 2000).unwrap();
+    assert_eq!(execution.head.status, Status::Pausing);
+    let done = execution.checkpoint(vec![wait("w", 5)], None, &anywhere, 3000).unwrap();
+    assert_eq!((done.token, execution.head.status), (None, Status::Paused));
+    let held = Token { execution: ID.into(), invocation: execution.invocation().unwrap().into(), sequence: 1 };
+    assert!(!execution.is_current(&held), "its token is revoked");
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 3100);
+    // Waits end meanwhile; the function is not invoked, and the execution's time stands still.
+    execution.fire(8000);
+    assert_eq!(execution.operation("w").map(|o| o.status), Some(OperationStatus::Succeeded));
+    assert!(!execution.wants_invocation(8000) && execution.next_due(true) == Some(execution.deadline()));
+    execution.fire(900_000);
+    assert_eq!(execution.head.status, Status::Paused);
+    assert_eq!(execution.pause(pause_request(true), 900_000), Err("The durable execution is paused already."));
+    execution.resume(Some("done".into()), Some("t".into()), 903_000).unwrap();
+    assert_eq!(execution.resume(Some("done".into()), Some("t".into()), 903_000), Ok(()), "the same request again");
+    assert_eq!(execution.resume(None, None, 903_000), Err("The durable execution is not paused."));
+    assert!(execution.wants_invocation(903_000));
+    assert_eq!(execution.deadline(), 1000 + 100_000 + 900_000);
+    let told: Vec<&str> = execution.fresh.events.iter().map(|(_, e)| e["EventType"].as_str().unwrap()).collect();
+    assert!(told.contains(&"ExecutionPaused") && told.contains(&"ExecutionResumed"), "{told:?}");
+}
+
+#[test]
+fn a_pause_can_be_taken_back_and_an_interrupted_invocation_is_made_again() {
+    // Taken back before a checkpoint: nothing has happened.
+    let mut execution = begun(100);
+    execution.pause(pause_request(true), 2000).unwrap();
+    execution.resume(None, None, 2100).unwrap();
+    assert!(checkpoint(&mut execution, vec![wait("w", 5)], 2200).is_ok() && execution.head.status == Status::Running);
+    // An invocation that suspends takes the pause with it; its wait goes on, and so does the clock if it is to.
+    execution.pause(pause_request(false), 2300).unwrap();
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 2400);
+    assert_eq!((execution.head.status, execution.deadline()), (Status::Paused, 101_000));
+    execution.resume(None, None, 2500).unwrap();
+    assert!(!execution.wants_invocation(2500), "it still waits");
+    execution.fire(7200);
+    execution.begin("b", 7200);
+    // One that was cut off at a checkpoint is made again, whatever it says of that.
+    for ending in [Ending::Failed(ErrorObject::default()), said(r#"{"Status":"FAILED"}"#), said("nonsense")] {
+        execution.pause(pause_request(true), 7300).unwrap();
+        execution.checkpoint(vec![], None, &anywhere, 7300).unwrap();
+        execution.finish(ending, 7400);
+        assert_eq!((execution.head.failures, execution.wants_invocation(7400)), (0, false));
+        execution.resume(None, None, 7400).unwrap();
+        assert!(execution.wants_invocation(7400));
+        execution.begin("b", 7400);
+    }
+    execution.finish(Ending::Setback, 7450);
+    execution.head.not_before_ms = 7500;
+    // One that ends while it is to be paused has ended.
+    execution.begin("c", 7500);
+    execution.pause(pause_request(true), 7600).unwrap();
+    execution.finish(said(r#"{"Status":"SUCCEEDED"}"#), 7700);
+    assert_eq!((execution.head.status, execution.head.pause.is_none()), (Status::Succeeded, true));
+    assert_eq!(execution.resume(None, None, 7800), Err("The durable execution is over."));
 }
 
 #[test]
@@ -260,6 +325,8 @@ enum Happens {
     Chained(u8, bool),
     Finish(u8),
     Stop,
+    Pause(bool),
+    Resume,
     Begin,
     Restart,
 }
@@ -273,6 +340,8 @@ fn happens() -> impl Strategy<Value = Happens> {
         2 => (0u8..6, any::<bool>()).prop_map(|(id, good)| Happens::Chained(id, good)),
         3 => (0u8..8).prop_map(Happens::Finish),
         1 => Just(Happens::Stop),
+        2 => any::<bool>().prop_map(Happens::Pause),
+        3 => Just(Happens::Resume),
         6 => Just(Happens::Begin),
         2 => Just(Happens::Restart),
     ]
@@ -335,7 +404,10 @@ proptest! {
                     let most: u64 = updates.iter().map(check::most).sum();
                     match checkpoint(&mut execution, updates, now) {
                         Err(_) => prop_assert_eq!(&before, &(execution.head.clone(), execution.operations().len())),
-                        Ok(_) => prop_assert!(execution.head.written - before.0.written <= most, "counted low"),
+                        Ok(_) => prop_assert!(
+                            before.0.status == Status::Pausing || execution.head.written - before.0.written <= most,
+                            "counted low"
+                        ),
                     }
                 }
                 Happens::Checkpoint(_) => {}
@@ -357,6 +429,14 @@ proptest! {
                     _ => said(r#"{"Status":"PENDING"}"#),
                 }, now),
                 Happens::Stop => { execution.stop(None, now); }
+                Happens::Pause(stops_clock) => {
+                    let done = execution.pause(pause_request(stops_clock), now);
+                    prop_assert!(done.is_err() || matches!(execution.head.status, Status::Pausing | Status::Paused));
+                }
+                Happens::Resume => {
+                    let done = execution.resume(None, None, now);
+                    prop_assert!(done.is_err() || execution.head.status == Status::Running);
+                }
                 Happens::Begin if execution.wants_invocation(now) => {
                     invocations += 1;
                     execution.begin(&format!("00000000-0000-4000-8000-{invocations:012}"), now);
@@ -378,6 +458,7 @@ proptest! {
                 prop_assert_eq!(execution.operation(&id).map(|o| Operation::clone(o)), Some(operation));
             }
             prop_assert!(!ended || execution.ended());
+            prop_assert!(execution.head.status != Status::Paused || !execution.wants_invocation(u64::MAX));
             // What is not over is invoked, or woken by time, or waits for somebody outside, and ends at its deadline.
             if !execution.ended() {
                 prop_assert!(execution.next_due(true).is_some_and(|at| at <= execution.deadline()));
@@ -555,7 +636,11 @@ fn counts(to: usize) -> Play {
                     Ok(answer) => answer,
                     Err(refused) => return Err(Error::new(ErrorKind::Internal, format!("{refused:?}"))),
                 };
-                token = answer["CheckpointToken"].as_str().unwrap().to_owned();
+                match answer["CheckpointToken"].as_str() {
+                    Some(next) => token = next.to_owned(),
+                    // Its execution is paused.
+                    None => return Ok(br#"{"Status":"PENDING"}"#.to_vec()),
+                }
             }
             Ok(br#"{"Status":"PENDING"}"#.to_vec())
         })
@@ -937,4 +1022,28 @@ async fn chained_invokes_are_counted_like_any_call() {
     let plain: Vec<u32> =
         ran.iter().filter(|(f, _)| f == "plain").map(|(_, t)| recursion::runs(Some(t), &arn)).collect();
     assert_eq!(plain, vec![1; 1 + recursion::MAX_RUNS as usize], "a plain function is counted too");
+}
+
+#[tokio::test]
+async fn a_paused_execution_stays_so_over_servers_and_can_be_deleted_when_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = stage(dir.path(), counts(2));
+    let arn = durable.begin(start("f", Some("n"))).await.unwrap().arn;
+    durable.pause(&arn, pause_request(true)).await.unwrap();
+    until("it is paused", || durable.core.drivers.count() == 0).await;
+    assert!(matches!(durable.delete(&arn).await, Err(Refused::Conflict(_))));
+    end(durable).await;
+    let durable = stage(dir.path(), counts(2));
+    let filter = || Filter { statuses: vec![Status::Paused], limit: 9, ..Filter::default() };
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(durable.list(filter()).await.unwrap().len(), 1, "waits that end do not wake its function");
+    durable.resume(&arn, None, None).await.unwrap();
+    let (_, head) = durable.invoke(start("f", Some("n"))).await.unwrap();
+    assert_eq!((head.status, head.result.as_deref()), (Status::Succeeded, Some("2")));
+    let before = durable.core.written.load(Ordering::Relaxed);
+    durable.delete(&arn).await.unwrap();
+    assert_eq!(before - durable.core.written.load(Ordering::Relaxed), head.written);
+    assert!(matches!(durable.get(&arn).await, Err(Refused::NotFound(_))));
+    assert!(matches!(durable.delete(&arn).await, Err(Refused::NotFound(_))));
+    assert_ne!(durable.begin(start("f", Some("n"))).await.unwrap().arn, arn, "its name is free again");
 }

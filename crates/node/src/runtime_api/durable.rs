@@ -163,6 +163,7 @@ fn refuse(refused: &Refused, place: OwnedSemaphorePermit) -> Reply {
         }
         Refused::NotFound(text) => (404, "ResourceNotFoundException", "Message", text.as_str()),
         Refused::AlreadyStarted(text) => (409, "DurableExecutionAlreadyStartedException", "Message", text.as_str()),
+        Refused::Conflict(text) => (409, "ResourceConflictException", "Message", text.as_str()),
         Refused::Platform(error) if error.kind == offshoot_model::ErrorKind::Throttled => {
             (429, "TooManyRequestsException", "message", error.message.as_str())
         }
