@@ -238,6 +238,20 @@ fn they_start_as_clones_on_the_machines_network_too() {
 }
 
 #[test]
+fn loading_may_take_as_long_as_a_call_on_a_busy_machine() {
+    let server = Server::start(&["--limits-init-ms", "500"]);
+    create(&server, "loads", &format!("import time\ntime.sleep(2)\n{CHECKPOINTS_IN_PYTHON}"));
+    let path = format!("{FUNCTIONS}/loads/invocations?Qualifier=%24LATEST");
+    let answer = send(&server, "POST", &path, &json!({})).expect(200);
+    assert_eq!(answer.json(), json!([200, 404, null]));
+    // At the first attempt.
+    let arn = answer.header("x-amz-durable-execution-arn").unwrap().to_owned();
+    let told = events(&server, &arn);
+    let attempts = told.iter().filter(|e| e["EventType"] == "InvocationCompleted").count();
+    assert_eq!((attempts, starts(&server).get("boot")), (1, None), "{told:?}");
+}
+
+#[test]
 fn they_start_as_clones_in_python() {
     starts_without_boots(Lang::Python, CHECKPOINTS_IN_PYTHON);
 }

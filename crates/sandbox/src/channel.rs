@@ -2,24 +2,21 @@
 //!
 //! It never looks into a body, and never waits longer than its caller lets it.
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use bytes::BytesMut;
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::pipe::PipeFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::frames::{self, Frame, FrameError};
+use crate::rights::receive_once;
 
 /// What a first read makes room for: an ordinary reply fits, an idle instance costs little.
 const READ_ROOM: usize = 4096;
-/// Most descriptors in one frame.
-pub(crate) const MAX_FDS: usize = 4;
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
@@ -102,27 +99,14 @@ impl Reader {
             }
             let mut chunk = [0u8; 1024];
             let stream: &UnixStream = self.half.as_ref();
-            let read = stream.async_io(Interest::READABLE, || receive(stream.as_fd(), &mut chunk, &mut fds)).await?;
+            let read =
+                stream.async_io(Interest::READABLE, || receive_once(stream.as_fd(), &mut chunk, &mut fds)).await?;
             if read == 0 {
                 return Err(ChannelError::Closed);
             }
             self.buffer.extend_from_slice(&chunk[..read]);
         }
     }
-}
-
-/// Reads what is there, with descriptors that come along.
-pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    Ok(got.bytes)
 }
 
 /// Bodies up to this size are copied behind their header and leave with one `write`; larger ones are written from where they are.

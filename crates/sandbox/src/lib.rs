@@ -9,6 +9,7 @@ pub mod channel;
 pub mod control;
 pub mod frames;
 pub mod process;
+mod rights;
 pub mod served;
 pub mod uids;
 

@@ -4,22 +4,21 @@
 //! It never accepts a connection and never knows what is said over one.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Deserialize;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::Mutex;
 
-use crate::channel::{MAX_FDS, Reader, receive};
+use crate::channel::Reader;
 use crate::process::{Driver, Program, Sandbox, log_pipe, socket_pair};
+use crate::rights::{receive_once, send_once};
 use crate::{BoxRequest, Channel, Origin, SandboxError, frames};
 
 /// How long a box may take from its process's start to an open listener.
@@ -165,8 +164,10 @@ impl Init {
             }
             let mut chunk = [0u8; 1024];
             let mut fds = Vec::new();
-            let read =
-                self.stream.async_io(Interest::READABLE, || receive(self.stream.as_fd(), &mut chunk, &mut fds)).await;
+            let read = self
+                .stream
+                .async_io(Interest::READABLE, || receive_once(self.stream.as_fd(), &mut chunk, &mut fds))
+                .await;
             self.keep(fds);
             match read {
                 Ok(0) => return Ok(None),
@@ -227,7 +228,7 @@ impl Init {
         while sent < bytes.len() {
             let rights = if sent == 0 { fds } else { &[] };
             let rest = &bytes[sent..];
-            sent += self.stream.async_io(Interest::WRITABLE, || transmit(self.stream.as_fd(), rest, rights)).await?;
+            sent += self.stream.async_io(Interest::WRITABLE, || send_once(self.stream.as_fd(), rest, rights)).await?;
         }
         Ok(())
     }
@@ -254,14 +255,4 @@ fn listener(said: Option<InitSays>, fd: Option<OwnedFd>) -> Result<(TcpListener,
     let listener = std::net::TcpListener::from(fd);
     listener.set_nonblocking(true).map_err(SandboxError::io("make a listener non-blocking"))?;
     Ok((TcpListener::from_std(listener).map_err(SandboxError::io("watch a listener"))?, port))
-}
-
-fn transmit(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::other("too many descriptors for one order"));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
 }

@@ -712,6 +712,18 @@ async fn old_executions_are_removed() {
     assert_ne!(durable.begin(start("f", Some("old"))).await.unwrap().arn, started.arn, "the name is free again");
 }
 
+/// An update that begins a chained invoke.
+fn call(id: &str, function: &str) -> Value {
+    json!({"Id": id, "Type": "CHAINED_INVOKE", "Action": "START", "Payload": "{}",
+           "ChainedInvokeOptions": {"FunctionName": function}})
+}
+
+/// The chained invokes of an execution, as an invocation is told of them.
+fn calls(event: &Value) -> Vec<&Value> {
+    let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap();
+    operations.iter().filter(|o| o["Type"] == "CHAINED_INVOKE").collect()
+}
+
 #[tokio::test]
 async fn chained_invokes_are_carried_out_by_the_next_server_too() {
     let dir = tempfile::tempdir().unwrap();
@@ -732,13 +744,8 @@ async fn chained_invokes_are_carried_out_by_the_next_server_too() {
                         false => Err(Error::new(ErrorKind::Throttled, "not yet")),
                     };
                 }
-                let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap().clone();
-                let calls: Vec<&Value> = operations.iter().filter(|o| o["Type"] == "CHAINED_INVOKE").collect();
+                let calls = calls(&event);
                 if calls.is_empty() {
-                    let call = |id: &str, function: &str| {
-                        json!({"Id": id, "Type": "CHAINED_INVOKE", "Action": "START", "Payload": "{}",
-                               "ChainedInvokeOptions": {"FunctionName": function}})
-                    };
                     let updates = json!([call("a", "child:$LATEST"), call("b", "plain"), call("c", "nobody")]);
                     let body = json!({"CheckpointToken": event["CheckpointToken"], "Updates": updates}).to_string();
                     let answer = durable.checkpoint(Caller::Api, &arn, body.as_bytes()).await.unwrap();
@@ -992,13 +999,8 @@ async fn chained_invokes_are_counted_like_any_call() {
             let Some(arn) = event["DurableExecutionArn"].as_str().map(str::to_owned) else {
                 return Ok(b"\"plain\"".to_vec());
             };
-            let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap().clone();
-            let calls: Vec<&Value> = operations.iter().filter(|o| o["Type"] == "CHAINED_INVOKE").collect();
+            let calls = calls(&event);
             if calls.is_empty() {
-                let call = |id: &str, function: &str| {
-                    json!({"Id": id, "Type": "CHAINED_INVOKE", "Action": "START", "Payload": "{}",
-                           "ChainedInvokeOptions": {"FunctionName": function}})
-                };
                 let updates = json!([call("a", "plain"), call("b", "f:$LATEST")]);
                 ask(&durable, &arn, &event["CheckpointToken"], updates).await.unwrap();
                 return Ok(br#"{"Status":"PENDING"}"#.to_vec());

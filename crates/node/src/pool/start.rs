@@ -313,8 +313,15 @@ impl Pool {
         snapshot: bool,
     ) -> Result<Loaded, Refusal> {
         let began = Instant::now();
-        // A program of the function's own that takes longer is said to be ready, and its first call waits for it (AWS).
-        let more = if self.is_served() || self.is_durable() { SERVED_GRACE } else { Duration::ZERO };
+        let more = if self.is_served() {
+            // A program of the function's own that takes longer is said to be ready, and its first call waits for it (AWS).
+            SERVED_GRACE
+        } else if self.is_durable() {
+            // An execution is not to fail because the machine is busy while its function loads: as long as a call may take.
+            self.version.config.timeout.duration()
+        } else {
+            Duration::ZERO
+        };
         let limit = Duration::from_millis(self.shared.limits.init_ms) + more;
         let runtime = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual.name;
         let Some((stdout, stderr)) = sandbox.logs.take() else {
