@@ -180,6 +180,15 @@ impl Client {
         serde_json::from_slice(&answer.body).map_err(|_| self.stranger(answer.status))
     }
 
+    /// Asks for something to be done, and waits for what became of it.
+    pub async fn tell(&self, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
+        let mut call = Call::new(Method::POST, path);
+        if let Some(body) = body {
+            call = call.body(Upload::new(vec![Bytes::from(body.to_string())], |_| {}));
+        }
+        Ok(serde_json::from_slice(&self.send(call).await?.body).unwrap_or_default())
+    }
+
     /// What is deployed under this name. When nothing is, the error says which name is near.
     pub async fn function(&self, name: &FunctionName) -> Result<Value, CliError> {
         match self.ask(Method::GET, &format!("/info/{name}")).await {

@@ -1,15 +1,14 @@
-//! `offshoot executions ls|show|history|stop`: durable executions, what became of them, and how they are ended.
+//! `offshoot executions ls|show|history|pause|resume|stop|rm`: durable executions, what became of them, and how they are held and ended.
 
-use bytes::Bytes;
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::client::{Call, Upload, block_on};
+use super::client::{Client, block_on};
 use super::error::{CliError, Exit};
-use super::term::{columns, printable};
-use super::units::{now_ms, show_ago, show_millis, show_moment};
+use super::term::{columns, member, printable};
+use super::units::{now_ms, parse_moment, show_ago, show_millis, show_moment};
 use crate::config::ClientFlags;
 
 /// Looks after durable executions.
@@ -30,9 +29,16 @@ enum Verb {
     /// Show everything that happened to an execution
     #[command(alias = "events")]
     History(History),
+    /// Do not call an execution's function until it is resumed
+    Pause(Pause),
+    /// Go on with an execution that is paused
+    Resume(Why),
     /// End an execution
     #[command(alias = "cancel")]
     Stop(Stop),
+    /// Forget an execution that is over
+    #[command(alias = "remove", alias = "delete")]
+    Rm(One),
 }
 
 #[derive(Debug, clap::Args)]
@@ -40,8 +46,8 @@ struct Ls {
     /// The function
     function: String,
     /// Only those in this state
-    #[arg(long, value_parser = ["running", "succeeded", "failed", "timed_out", "stopped"])]
-    status: Option<String>,
+    #[arg(long, alias = "status", value_parser = ["running", "pausing", "paused", "succeeded", "failed", "timed_out", "stopped"])]
+    state: Option<String>,
     /// At most so many, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
     limit: u64,
@@ -69,6 +75,26 @@ struct History {
 }
 
 #[derive(Debug, clap::Args)]
+struct Pause {
+    #[command(flatten)]
+    why: Why,
+    /// Let the execution's time go on meanwhile
+    #[arg(long)]
+    keep_clock: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Why {
+    /// The execution's ARN
+    arn: String,
+    /// Why; it becomes part of the execution's history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    flags: ClientFlags,
+}
+
+#[derive(Debug, clap::Args)]
 struct Stop {
     /// The execution's ARN
     arn: String,
@@ -85,7 +111,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         Verb::Ls(ls) => list(&ls, context),
         Verb::Show(one) => show(&one, context),
         Verb::History(history) => events(&history, context),
+        Verb::Pause(pause) => hold(&pause.why, "pause", Some(!pause.keep_clock), context),
+        Verb::Resume(why) => hold(&why, "resume", None, context),
         Verb::Stop(stop) => end(&stop, context),
+        Verb::Rm(one) => forget(&one, context),
     }
 }
 
@@ -115,17 +144,62 @@ fn known(error: CliError, arn: &str) -> CliError {
         .hint("offshoot executions ls FUNCTION shows the ARNs")
 }
 
-/// A time of AWS's API in milliseconds.
-fn ms(value: &Value) -> Option<u64> {
-    value.as_f64().filter(|s| *s >= 0.0).map(|s| (s * 1000.0).round() as u64)
+/// A document of AWS's API as the command line's own documents are: names in lower camel case, states in lower case, moments as RFC 3339.
+pub fn house(aws: &Value) -> Value {
+    match aws {
+        Value::Object(members) => members.iter().map(|(key, value)| renamed(key, value)).collect(),
+        Value::Array(all) => all.iter().map(house).collect(),
+        other => other.clone(),
+    }
+}
+
+fn renamed(key: &str, value: &Value) -> (String, Value) {
+    const NAMES: &[(&str, &str)] = &[
+        ("DurableExecutions", "executions"),
+        ("DurableExecutionArn", "arn"),
+        ("DurableExecutionName", "name"),
+        ("DurableConfig", "durable"),
+        ("ExpectedExecutionTimeoutTimestamp", "timesOutAt"),
+        ("StartTimestamp", "startedAt"),
+        ("EndTimestamp", "endedAt"),
+        ("StopTimestamp", "stoppedAt"),
+        ("EventTimestamp", "at"),
+        ("EventType", "type"),
+        ("EventId", "number"),
+        ("Id", "operation"),
+        ("Status", "state"),
+        ("NextMarker", "next"),
+    ];
+    let known = NAMES.iter().find(|(aws, _)| *aws == key).map(|(_, ours)| (*ours).to_owned());
+    let details = key.len() > "Details".len() && key.ends_with("Details") && !key.starts_with("Retry");
+    let name = known.unwrap_or_else(|| if details { "details".to_owned() } else { lower_first(key) });
+    let value = match (key, value) {
+        ("Status", Value::String(text)) => Value::from(text.to_lowercase()),
+        (_, Value::Number(seconds)) if key.ends_with("Timestamp") => {
+            let ms = seconds.as_f64().filter(|s| *s >= 0.0).map(|s| (s * 1000.0).round() as u64);
+            ms.map_or(Value::Null, |ms| Value::from(show_moment(ms)))
+        }
+        (_, other) => house(other),
+    };
+    (name, value)
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
+}
+
+/// A member that is a moment, in milliseconds since 1970.
+fn ms(object: &Value, key: &str) -> Option<u64> {
+    object[key].as_str().and_then(parse_moment)
 }
 
 fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
     let function = super::function_name(&args.function)?;
     let mut path = format!("/2025-12-01/functions/{function}/durable-executions?MaxItems={}", args.limit);
-    if let Some(status) = &args.status {
-        path += &format!("&Statuses={}", status.to_uppercase());
+    if let Some(state) = &args.state {
+        path += &format!("&Statuses={}", state.to_uppercase());
     }
     let answer = block_on(async {
         match client.ask(Method::GET, &path).await {
@@ -133,11 +207,12 @@ fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
             other => other,
         }
     })?;
+    let answer = house(&answer);
     if context.term.json() {
         context.term.document(&answer)?;
         return Ok(Exit::Ok);
     }
-    let found = answer["DurableExecutions"].as_array().cloned().unwrap_or_default();
+    let found = answer["executions"].as_array().cloned().unwrap_or_default();
     if found.is_empty() {
         // Only a durable function has a durable configuration.
         let about = block_on(client.ask(Method::GET, &format!("/2015-03-31/functions/{function}/configuration")));
@@ -147,27 +222,24 @@ fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
                     "{function} is not durable: it has no executions (DurableConfig is set when a function is made)"
                 )
             }
-            _ => format!("{function} has no executions{}", if args.status.is_some() { " in this state" } else { "" }),
+            _ => format!("{function} has no executions{}", if args.state.is_some() { " in this state" } else { "" }),
         });
         return Ok(Exit::Ok);
     }
-    let lines = columns(&table(&found, now_ms()));
-    context.term.line(&context.term.bold_out(&lines[0]))?;
-    lines[1..].iter().try_for_each(|line| context.term.line(line))?;
-    if answer["NextMarker"].is_string() {
+    context.term.table(&table(&found, now_ms()))?;
+    if answer["next"].is_string() {
         context.term.note("there are more: --limit, up to 1000");
     }
     Ok(Exit::Ok)
 }
 
 fn table(found: &[Value], now: u64) -> Vec<Vec<String>> {
-    let mut rows = vec![["STATUS", "STARTED", "TOOK", "ARN"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["STATE", "STARTED", "TOOK", "ARN"].map(str::to_owned).to_vec()];
     rows.extend(found.iter().map(|one| {
-        let text = |key: &str| one[key].as_str().map_or("-".to_owned(), |t| printable(t, false));
-        let (started, ended) = (ms(&one["StartTimestamp"]), ms(&one["EndTimestamp"]));
+        let (started, ended) = (ms(one, "startedAt"), ms(one, "endedAt"));
         let took = started.zip(ended).map_or("-".to_owned(), |(from, to)| show_millis(to.saturating_sub(from)));
         let ago = started.map_or("-".to_owned(), |then| show_ago(then, now));
-        vec![text("Status").to_lowercase(), ago, took, text("DurableExecutionArn")]
+        vec![member(one, "state"), ago, took, member(one, "arn")]
     }));
     rows
 }
@@ -175,47 +247,55 @@ fn table(found: &[Value], now: u64) -> Vec<Vec<String>> {
 fn show(args: &One, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
     let found = block_on(client.ask(Method::GET, &path_of(&args.arn)?)).map_err(|error| known(error, &args.arn))?;
-    if context.term.json() {
-        context.term.document(&json!({"execution": found}))?;
-        return Ok(Exit::Ok);
-    }
-    for (key, value) in found.as_object().into_iter().flatten() {
-        let shown = match value {
-            Value::Null => continue,
-            Value::String(text) => text.clone(),
-            number if key.ends_with("Timestamp") => ms(number).map_or_else(|| number.to_string(), show_moment),
-            other => other.to_string(),
-        };
-        let key = context.term.dim_out(&format!("{key:<34}"));
-        context.term.line(&format!("{key} {}", printable(&shown, false)))?;
+    let found = house(&found);
+    match context.term.json() {
+        true => context.term.document(&json!({"execution": found}))?,
+        false => context.term.members(&found, |_, value| value.to_string())?,
     }
     Ok(Exit::Ok)
 }
 
 fn events(args: &History, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
-    let path = format!("{}/history?MaxItems={}", path_of(&args.arn)?, args.limit);
-    let answer = block_on(client.ask(Method::GET, &path)).map_err(|error| known(error, &args.arn))?;
+    let (all, next) = block_on(pages(&client, &path_of(&args.arn)?, args.limit)).map_err(|e| known(e, &args.arn))?;
     if context.term.json() {
-        context.term.document(&answer)?;
+        let mut document = json!({"events": all});
+        if let Some(next) = next {
+            document["next"] = Value::from(next);
+        }
+        context.term.document(&document)?;
         return Ok(Exit::Ok);
     }
-    let all = answer["Events"].as_array().cloned().unwrap_or_default();
     columns(&history(&all)).iter().try_for_each(|line| context.term.line(line))?;
-    if answer["NextMarker"].is_string() {
-        context.term.note("there are more: -o json shows the marker of the rest");
+    if next.is_some() {
+        context.term.note("there are more: --limit, up to 1000");
     }
     Ok(Exit::Ok)
 }
 
+/// So many events, over as many answers as it takes: one that is large ends early.
+async fn pages(client: &Client, path: &str, limit: u64) -> Result<(Vec<Value>, Option<String>), CliError> {
+    let (mut all, mut after) = (Vec::new(), String::new());
+    loop {
+        let left = limit - all.len() as u64;
+        let page = house(&client.ask(Method::GET, &format!("{path}/history?MaxItems={left}{after}")).await?);
+        let events = page["events"].as_array().cloned().unwrap_or_default();
+        let came = events.len();
+        all.extend(events);
+        match page["next"].as_str() {
+            Some(next) if came > 0 && (all.len() as u64) < limit => after = format!("&Marker={next}"),
+            next => return Ok((all, next.map(str::to_owned))),
+        }
+    }
+}
+
 fn history(events: &[Value]) -> Vec<Vec<String>> {
     let row = |event: &Value| {
-        let text = |key: &str| event[key].as_str().map_or("-".to_owned(), |t| printable(t, false));
         vec![
-            event["EventId"].to_string(),
-            ms(&event["EventTimestamp"]).map_or("-".to_owned(), show_moment),
-            text("EventType"),
-            text("Name"),
+            event["number"].to_string(),
+            member(event, "at"),
+            member(event, "type"),
+            member(event, "name"),
             said(event),
         ]
     };
@@ -224,29 +304,54 @@ fn history(events: &[Value]) -> Vec<Vec<String>> {
 
 /// What came of it, on one line: the result, or the error's message.
 fn said(event: &Value) -> String {
-    let kind = event["EventType"].as_str().unwrap_or_default();
-    let details = &event[format!("{kind}Details")];
-    let result = details["Result"]["Payload"].as_str().or(details["Input"]["Payload"].as_str());
-    let error = &details["Error"]["Payload"];
-    let text = result.or(error["ErrorMessage"].as_str()).or(error["ErrorType"].as_str()).unwrap_or_default();
+    let details = &event["details"];
+    let result = details["result"]["payload"].as_str().or(details["input"]["payload"].as_str());
+    let error = &details["error"]["payload"];
+    let text = result.or(error["errorMessage"].as_str()).or(error["errorType"].as_str()).unwrap_or_default();
     printable(text, false).lines().next().unwrap_or_default().chars().take(80).collect()
 }
 
 fn end(args: &Stop, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
-    let mut call = Call::new(Method::POST, format!("{}/stop", path_of(&args.arn)?));
-    if let Some(reason) = &args.reason {
-        call = call.body(Upload::new(vec![Bytes::from(json!({"ErrorMessage": reason}).to_string())], |_| {}));
-    }
-    let answer: Value =
-        serde_json::from_slice(&block_on(client.send(call)).map_err(|error| known(error, &args.arn))?.body)
-            .unwrap_or_default();
+    let why = args.reason.as_ref().map(|reason| json!({"ErrorMessage": reason}));
+    let told = block_on(client.tell(&format!("{}/stop", path_of(&args.arn)?), why.as_ref()));
+    let answer = house(&told.map_err(|error| known(error, &args.arn))?);
     match context.term.json() {
         true => context.term.document(&answer)?,
-        false => {
-            let ended = ms(&answer["StopTimestamp"]).map_or("-".to_owned(), show_moment);
-            context.term.line(&format!("ended {ended}"))?;
-        }
+        false => context.term.line(&format!("ended {}", member(&answer, "stoppedAt")))?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// Pauses or resumes.
+fn hold(args: &Why, verb: &str, stops_clock: Option<bool>, context: &Context) -> Result<Exit, CliError> {
+    let client = context.client(&args.flags)?;
+    let mut asked = json!({});
+    if let Some(reason) = &args.reason {
+        asked["Reason"] = json!(reason);
+    }
+    if let Some(stops) = stops_clock {
+        asked["ExecutionTimeoutPaused"] = json!(stops);
+    }
+    let path = path_of(&args.arn)?;
+    let found = block_on(async {
+        client.tell(&format!("{path}/{verb}"), Some(&asked)).await?;
+        client.ask(Method::GET, &format!("{path}?IncludeExecutionData=false")).await
+    });
+    let found = house(&found.map_err(|error| known(error, &args.arn))?);
+    match context.term.json() {
+        true => context.term.document(&json!({"execution": found}))?,
+        false => context.term.line(&member(&found, "state"))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn forget(args: &One, context: &Context) -> Result<Exit, CliError> {
+    let client = context.client(&args.flags)?;
+    block_on(client.ask(Method::DELETE, &path_of(&args.arn)?)).map_err(|error| known(error, &args.arn))?;
+    match context.term.json() {
+        true => context.term.document(&json!({"removed": [args.arn]}))?,
+        false => context.term.line(&format!("removed {}", args.arn))?,
     }
     Ok(Exit::Ok)
 }
@@ -269,16 +374,26 @@ mod tests {
 
     #[test]
     fn rows_say_what_people_want_to_know() {
-        let found = [
-            json!({"Status": "RUNNING", "StartTimestamp": 48.0, "DurableExecutionArn": "a"}),
-            json!({"Status": "FAILED", "StartTimestamp": 0.5, "EndTimestamp": 2.75, "DurableExecutionArn": "b"}),
-        ];
+        let found = json!({"DurableExecutions": [
+            {"Status": "RUNNING", "StartTimestamp": 48.0, "DurableExecutionArn": "a"},
+            {"Status": "FAILED", "StartTimestamp": 0.5, "EndTimestamp": 2.75, "DurableExecutionArn": "b"},
+        ]});
+        let found = house(&found)["executions"].as_array().cloned().unwrap();
         assert_eq!(
             columns(&table(&found, 60_000)),
-            ["STATUS   STARTED  TOOK   ARN", "running  12s ago  -      a", "failed   59s ago  2.25s  b"]
+            ["STATE    STARTED  TOOK   ARN", "running  12s ago  -      a", "failed   59s ago  2.25s  b"]
         );
         let event = json!({"EventId": 1, "EventType": "StepFailed", "EventTimestamp": 1.5, "Name": "n",
             "StepFailedDetails": {"Error": {"Payload": {"ErrorMessage": "no\nmoney"}}}});
-        assert_eq!(history(&[event])[0][2..], ["StepFailed", "n", "no"]);
+        assert_eq!(history(&[house(&event)])[0], ["1", "1970-01-01T00:00:01.500Z", "StepFailed", "n", "no"]);
+    }
+
+    #[test]
+    fn documents_are_in_the_words_of_the_command_line() {
+        let aws = json!({"DurableExecutionArn": "a", "Status": "TIMED_OUT", "StartTimestamp": 1.5, "EndTimestamp": null,
+            "DurableConfig": {"ExecutionTimeout": 3}, "Error": {"ErrorType": "E"}, "InputPayload": "{\"Status\":1}"});
+        let ours = json!({"arn": "a", "state": "timed_out", "startedAt": "1970-01-01T00:00:01.500Z", "endedAt": null,
+            "durable": {"executionTimeout": 3}, "error": {"errorType": "E"}, "inputPayload": "{\"Status\":1}"});
+        assert_eq!(house(&aws), ours);
     }
 }

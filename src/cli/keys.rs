@@ -1,14 +1,13 @@
 //! `offshoot keys new|ls|rm`: access keys for clients that sign their requests as for AWS.
 
-use bytes::Bytes;
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::client::{Call, Upload, block_on};
+use super::client::block_on;
 use super::error::{CliError, Exit};
-use super::term::{columns, printable};
+use super::term::{member, printable};
 use super::units::{now_ms, parse_moment, show_ago};
 use crate::config::ClientFlags;
 
@@ -66,9 +65,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
 
 fn make(args: &New, context: &Context) -> Result<Exit, CliError> {
     let client = context.client(&args.flags)?;
-    let body = Upload::new(vec![Bytes::from(json!({"note": args.note}).to_string())], |_| {});
-    let answer = block_on(client.send(Call::new(Method::POST, "/v1/keys").body(body)))?;
-    let made: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let made = block_on(client.tell("/v1/keys", Some(&json!({"note": args.note}))))?;
     if context.term.json() {
         context.term.document(&made)?;
         return Ok(Exit::Ok);
@@ -95,9 +92,7 @@ fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
     } else if keys.is_empty() {
         context.term.note("there are no keys; make one with: offshoot keys new");
     } else {
-        let lines = columns(&table(&keys, now_ms()));
-        context.term.line(&context.term.bold_out(&lines[0]))?;
-        lines[1..].iter().try_for_each(|line| context.term.line(line))?;
+        context.term.table(&table(&keys, now_ms()))?;
     }
     Ok(Exit::Ok)
 }
@@ -105,9 +100,8 @@ fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
 fn table(keys: &[Value], now: u64) -> Vec<Vec<String>> {
     let mut rows = vec![["ID", "MADE", "NOTE"].map(str::to_owned).to_vec()];
     rows.extend(keys.iter().map(|key| {
-        let text = |name: &str| printable(key[name].as_str().unwrap_or_default(), false);
         let made = key["createdAt"].as_str().and_then(parse_moment);
-        vec![text("accessKeyId"), made.map_or("-".to_owned(), |then| show_ago(then, now)), text("note")]
+        vec![member(key, "accessKeyId"), made.map_or("-".to_owned(), |then| show_ago(then, now)), member(key, "note")]
     }));
     rows
 }
@@ -136,6 +130,7 @@ fn remove(args: &Rm, context: &Context) -> Result<Exit, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::term::columns;
 
     #[test]
     fn rows_have_no_secrets() {

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::Context;
 use super::client::block_on;
 use super::error::{CliError, Exit};
-use super::term::columns;
 use super::units::{now_ms, parse_moment, show_ago, show_millis};
 use crate::config::ClientFlags;
 
@@ -28,9 +27,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     } else if functions.is_empty() {
         context.term.note(&format!("nothing is deployed on {}; start with: offshoot deploy PATH", client.server()));
     } else {
-        let lines = columns(&table(&functions, now_ms()));
-        context.term.line(&context.term.bold_out(&lines[0]))?;
-        lines[1..].iter().try_for_each(|line| context.term.line(line))?;
+        context.term.table(&table(&functions, now_ms()))?;
     }
     Ok(Exit::Ok)
 }
@@ -62,6 +59,7 @@ fn row(f: &Value, now: u64) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::term::columns;
 
     #[test]
     fn rows_say_what_people_want_to_know() {

@@ -1,14 +1,13 @@
 //! `offshoot queue ls|show|redrive|purge`: asynchronous invocations that wait, run, are delivered, or failed and are kept.
 
-use bytes::Bytes;
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::client::{Call, Client, Upload, block_on};
+use super::client::{Client, block_on};
 use super::error::{CliError, Exit};
-use super::term::{columns, printable};
+use super::term::member;
 use super::units::{now_ms, parse_moment, show_ago, show_bytes, show_millis};
 use crate::config::ClientFlags;
 
@@ -103,9 +102,7 @@ fn list(args: &Ls, context: &Context) -> Result<Exit, CliError> {
         known(&client, function)?;
     }
     if !items.is_empty() {
-        let lines = columns(&table(&items, now_ms()));
-        context.term.line(&context.term.bold_out(&lines[0]))?;
-        lines[1..].iter().try_for_each(|line| context.term.line(line))?;
+        context.term.table(&table(&items, now_ms()))?;
     }
     let whose = args.function.as_ref().map(|function| format!("{function}: ")).unwrap_or_default();
     context.term.note(&format!("{whose}{}", summary(&answer["counts"])));
@@ -134,7 +131,7 @@ fn table(items: &[Value], now: u64) -> Vec<Vec<String>> {
 }
 
 fn row(item: &Value, now: u64) -> Vec<String> {
-    let text = |key: &str| item[key].as_str().map_or("-".to_owned(), |t| printable(t, false));
+    let text = |key: &str| member(item, key);
     let moment = |key: &str| item[key].as_str().and_then(parse_moment);
     let due = match moment("dueAt") {
         Some(due) if item["state"] == "waiting" || item["state"] == "delivering" => {
@@ -167,17 +164,10 @@ fn show_one(args: &Show, context: &Context) -> Result<Exit, CliError> {
         context.term.document(&json!({"item": item}))?;
         return Ok(Exit::Ok);
     }
-    for (key, value) in item.as_object().into_iter().flatten() {
-        let shown = match value {
-            Value::Null => continue,
-            Value::Array(all) if all.is_empty() => continue,
-            Value::String(text) => text.clone(),
-            Value::Number(n) if key == "bytes" => show_bytes(n.as_u64().unwrap_or(0)),
-            other => other.to_string(),
-        };
-        let key = context.term.dim_out(&format!("{key:<16}"));
-        context.term.line(&format!("{key} {}", printable(&shown, false)))?;
-    }
+    context.term.members(&item, |key, value| match value {
+        Value::Number(n) if key == "bytes" => show_bytes(n.as_u64().unwrap_or(0)),
+        other => other.to_string(),
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -195,9 +185,7 @@ fn redrive(args: &Chosen, context: &Context) -> Result<Exit, CliError> {
         Some(function) => json!({"function": super::function_name(function)?}),
         None => json!({"ids": args.ids.iter().map(|i| id(i)).collect::<Result<Vec<_>, _>>()?}),
     };
-    let body = Upload::new(vec![Bytes::from(which.to_string())], |_| {});
-    let call = Call::new(Method::POST, "/v1/queue/redrive").body(body);
-    let answer: Value = serde_json::from_slice(&block_on(client.send(call))?.body).unwrap_or_default();
+    let answer = block_on(client.tell("/v1/queue/redrive", Some(&which)))?;
     let count = answer["redriven"].as_u64().unwrap_or(0);
     if count == 0
         && let Some(function) = &args.function
@@ -260,6 +248,7 @@ fn report(count: u64, what: &str, args: &Chosen, rule: &str, context: &Context) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::term::columns;
 
     #[test]
     fn rows_say_what_people_want_to_know() {

@@ -89,7 +89,7 @@ async fn more(client: &Client, name: &FunctionName, function: &mut Value) {
         function["logFormat"] = json!(format);
     }
     if about["DurableConfig"].is_object() {
-        function["durable"] = about["DurableConfig"].clone();
+        function["durable"] = super::executions::house(&about["DurableConfig"]);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::CliError;
 use crate::config::Env;
@@ -87,6 +87,27 @@ impl Term {
     /// Writes a line of the result.
     pub fn line(&self, text: &str) -> Result<(), CliError> {
         self.out(format!("{text}\n").as_bytes())
+    }
+    /// Writes rows in columns, the first being the heads.
+    pub fn table(&self, rows: &[Vec<String>]) -> Result<(), CliError> {
+        let lines = columns(rows);
+        let (heads, rest) = lines.split_first().map_or(("", &[][..]), |(heads, rest)| (heads.as_str(), rest));
+        self.line(&self.bold_out(heads))?;
+        rest.iter().try_for_each(|line| self.line(line))
+    }
+    /// Writes the members of an object that say something, one on a line. `show` puts what is not text into words.
+    pub fn members(&self, object: &Value, show: impl Fn(&str, &Value) -> String) -> Result<(), CliError> {
+        for (key, value) in object.as_object().into_iter().flatten() {
+            let shown = match value {
+                Value::Null => continue,
+                Value::Array(all) if all.is_empty() => continue,
+                Value::String(text) => text.clone(),
+                other => show(key, other),
+            };
+            let key = self.dim_out(&format!("{key:<16}"));
+            self.line(&format!("{key} {}", printable(&shown, false)))?;
+        }
+        Ok(())
     }
     /// Writes the one JSON document that is the result; `members` is anything that becomes an object.
     pub fn document(&self, members: &impl Serialize) -> Result<(), CliError> {
@@ -213,6 +234,11 @@ fn color_length(text: &str) -> Option<usize> {
     let inner = text.strip_prefix("\x1b[")?;
     let end = inner.find(|c: char| !(c.is_ascii_digit() || c == ';' || c == ':'))?;
     inner[end..].starts_with('m').then_some(2 + end + 1)
+}
+
+/// A member that is text, fit for a cell; `-` where there is none.
+pub fn member(object: &Value, key: &str) -> String {
+    object[key].as_str().map_or("-".to_owned(), |text| printable(text, false))
 }
 
 /// Lays rows out in columns, two spaces apart, the first row being the heads.

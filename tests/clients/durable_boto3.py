@@ -271,6 +271,50 @@ def executions(**more):
             return found
 
 
+def pauses():
+    # While it waits: the wait ends, and nobody is told until it goes on.
+    arn = begin({"flow": "waits", "seconds": 2}, name="paused")
+    until("the wait", lambda: "WaitStarted" in kinds(arn))
+    until("the invocation's end", lambda: "InvocationCompleted" in kinds(arn))
+    assert client.pause_durable_execution(DurableExecutionArn=arn, Reason="later", ClientToken="t")["ResponseMetadata"]["HTTPStatusCode"] == 202
+    client.pause_durable_execution(DurableExecutionArn=arn, Reason="later", ClientToken="t")
+    refused("ResourceConflictException", lambda: client.pause_durable_execution(DurableExecutionArn=arn))
+    found = get(arn)
+    assert found["Status"] == "PAUSED" and found["PauseDetails"]["Reason"] == "later" and found["PauseDetails"]["ExecutionTimeoutPaused"], found
+    assert (found["ExpectedExecutionTimeoutTimestamp"] - found["StartTimestamp"]).days == 366, found
+    listed = client.list_durable_executions_by_function(FunctionName=NAME, Statuses=["PAUSED", "PAUSING"])["DurableExecutions"]
+    assert [e["DurableExecutionArn"] for e in listed] == [arn], listed
+    until("the wait's end", lambda: "WaitSucceeded" in kinds(arn))
+    time.sleep(0.5)
+    assert kinds(arn).count("InvocationCompleted") == 1, kinds(arn)
+    refused("ResourceConflictException", lambda: client.delete_durable_execution(DurableExecutionArn=arn))
+    client.resume_durable_execution(DurableExecutionArn=arn, Reason="now")
+    ended(arn, "SUCCEEDED")
+    told = kinds(arn)
+    assert told.index("ExecutionPaused") < told.index("WaitSucceeded") < told.index("ExecutionResumed"), told
+    refused("ResourceConflictException", lambda: client.resume_durable_execution(DurableExecutionArn=arn))
+    # While its code runs: it ends with the next checkpoint, by the SDK's own doing, and goes on from there.
+    arn = begin({"flow": "slow", "rounds": 12}, name="cut")
+    until("a step", lambda: "StepSucceeded" in kinds(arn))
+    client.pause_durable_execution(DurableExecutionArn=arn, ExecutionTimeoutPaused=False)
+    until("the pause", lambda: get(arn)["Status"] not in ("RUNNING", "PAUSING"))
+    assert get(arn)["Status"] == "PAUSED", (get(arn), kinds(arn))
+    until("the invocation's end", lambda: "InvocationCompleted" in kinds(arn))
+    kept = kinds(arn).count("StepSucceeded")
+    time.sleep(1)
+    assert kinds(arn).count("StepSucceeded") == kept, kinds(arn)
+    assert get(arn)["Status"] == "PAUSED", (get(arn), history(arn)[-3:])
+    client.resume_durable_execution(DurableExecutionArn=arn)
+    assert len(json.loads(ended(arn, "SUCCEEDED")["Result"])) == 12
+    names = [event["Name"] for event in history(arn) if event["EventType"] == "StepSucceeded"]
+    assert len(set(names)) == len(names) > kept, names
+    # What is over can be deleted, and its name is free.
+    when = client.delete_durable_execution(DurableExecutionArn=arn)["DeletionRequestTimestamp"]
+    assert when.year > 2000
+    refused("ResourceNotFoundException", lambda: get(arn))
+    assert begin({"flow": "waits", "seconds": 1}, name="cut") != arn
+
+
 def stops():
     arn = begin({"flow": "waits", "seconds": 3600}, name="long")
     until("the wait", lambda: "WaitStarted" in kinds(arn))
@@ -343,7 +387,7 @@ def main():
         return settings()
     create(DurableConfig={"ExecutionTimeout": 600})
     return {
-        "steps": steps, "retries": retries, "callbacks": callbacks, "chained": chained, "stops": stops, "pages": pages,
+        "steps": steps, "retries": retries, "callbacks": callbacks, "chained": chained, "pauses": pauses, "stops": stops, "pages": pages,
         "tokens": tokens, "none": lambda: None,
     }[PART]()
 

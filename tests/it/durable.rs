@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Conn, Lang, Random, Server, aws_clients, base64, binary, eventually, root, skip, zip_of, zip_of_dir,
+    Conn, Lang, Random, Server, aws_clients, base64, binary, eventually, parallel, root, skip, zip_of, zip_of_dir,
 };
 
 const ROLE: &str = "arn:aws:iam::000000000000:role/r";
@@ -102,11 +102,11 @@ macro_rules! parts {
 }
 
 mod python {
-    parts! { crate::harness::Lang::Python; settings steps retries callbacks chained stops pages tokens }
+    parts! { crate::harness::Lang::Python; settings steps retries callbacks chained pauses stops pages tokens }
 }
 
 mod node {
-    parts! { crate::harness::Lang::Node; steps retries callbacks chained pages }
+    parts! { crate::harness::Lang::Node; steps retries callbacks chained pauses pages }
 }
 
 // ── Without an SDK ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -115,13 +115,20 @@ fn send(server: &Server, method: &str, path: &str, body: &Value) -> crate::harne
     server.request(method, path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
 }
 
-/// Makes a durable function of one file and waits until it is active.
+/// Makes a durable function of one file in Python and waits until it is active.
 fn create(server: &Server, name: &str, code: &str) {
-    let body = json!({
-        "FunctionName": name, "Runtime": runtime(server, Lang::Python), "Role": ROLE, "Handler": "index.handler",
+    create_in(server, Lang::Python, name, code, json!({}));
+}
+
+/// The same in a language, with members of `CreateFunction` besides.
+fn create_in(server: &Server, lang: Lang, name: &str, code: &str, more: Value) {
+    let file = if lang == Lang::Node { "index.js" } else { "index.py" };
+    let mut body = json!({
+        "FunctionName": name, "Runtime": runtime(server, lang), "Role": ROLE, "Handler": "index.handler",
         "Timeout": 60, "DurableConfig": {"ExecutionTimeout": 300},
-        "Code": {"ZipFile": base64(&zip_of(&[("index.py", code.as_bytes())]))},
+        "Code": {"ZipFile": base64(&zip_of(&[(file, code.as_bytes())]))},
     });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     send(server, "POST", FUNCTIONS, &body).expect(201);
     eventually("the function is active", Duration::from_secs(20), || {
         server.get(&format!("{FUNCTIONS}/{name}/configuration")).expect(200).json()["State"] == "Active"
@@ -147,8 +154,115 @@ fn begin(server: &Server, name: &str, event: &Value) -> String {
     answer.header("x-amz-durable-execution-arn").unwrap().to_owned()
 }
 
+/// How many instances have been started in which way; one in which none was is not there.
+fn starts(server: &Server) -> BTreeMap<String, u64> {
+    let text = server.get("/metrics").expect(200).text();
+    let counted = text.lines().filter_map(|l| l.strip_prefix("offshoot_env_starts_total{kind=\"")?.split_once("\"} "));
+    counted.map(|(kind, count)| (kind.to_owned(), count.parse().unwrap())).collect()
+}
+
+const CHECKPOINTS_IN_NODE: &str = r#"
+const http = require("http");
+const ask = (path, body) => new Promise((resolve, reject) => {
+  const asked = http.request(process.env.AWS_ENDPOINT_URL_LAMBDA + path, { method: "POST" }, (answer) => {
+    answer.resume().on("end", () => resolve(answer.statusCode));
+  });
+  asked.on("error", reject).end(JSON.stringify(body));
+});
+exports.handler = async (event) => {
+  const path = "/2025-12-01/durable-executions/" + encodeURIComponent(event.DurableExecutionArn) + "/checkpoint";
+  const update = { Id: "s", Type: "STEP", Action: "SUCCEED", Payload: "1" };
+  const status = await ask(path, { CheckpointToken: event.CheckpointToken, Updates: [update] });
+  const elsewhere = await ask("/2018-06-01/runtime/init/error", {});
+  return { Status: "SUCCEEDED", Result: JSON.stringify([status, elsewhere, process.env.AWS_LAMBDA_RUNTIME_API ?? null]) };
+};
+"#;
+
+const CHECKPOINTS_IN_PYTHON: &str = r#"
+import json, os, urllib.error, urllib.parse, urllib.request
+
+def ask(path, body):
+    url = os.environ["AWS_ENDPOINT_URL_LAMBDA"] + path
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+def handler(event, context):
+    path = "/2025-12-01/durable-executions/" + urllib.parse.quote(event["DurableExecutionArn"], safe="") + "/checkpoint"
+    update = {"Id": "s", "Type": "STEP", "Action": "SUCCEED", "Payload": "1"}
+    status = ask(path, {"CheckpointToken": event["CheckpointToken"], "Updates": [update]})
+    elsewhere = ask("/2018-06-01/runtime/init/error", {})
+    return {"Status": "SUCCEEDED", "Result": json.dumps([status, elsewhere, os.environ.get("AWS_LAMBDA_RUNTIME_API")])}
+"#;
+
+/// Durable functions start as others do: as clones of the language's template, or of their own; and what they find there is the way to
+/// their own executions and nothing else.
+fn starts_without_boots(lang: Lang, code: &str) {
+    let server = Server::start(&[]);
+    create_in(&server, lang, "cloned", code, json!({}));
+    create_in(&server, lang, "restored", code, json!({"SnapStart": {"ApplyOn": "PublishedVersions"}}));
+    let published = send(&server, "POST", &format!("{FUNCTIONS}/restored/versions"), &json!({})).expect(201).json();
+    let version = published["Version"].as_str().unwrap().to_owned();
+    eventually("the version is active", Duration::from_secs(30), || {
+        let path = format!("{FUNCTIONS}/restored/configuration?Qualifier={version}");
+        server.get(&path).expect(200).json()["State"] == "Active"
+    });
+    for (name, qualifier, kind) in [("cloned", "%24LATEST", "clone"), ("restored", version.as_str(), "restore")] {
+        let before = starts(&server);
+        parallel(4, |_| {
+            let path = format!("{FUNCTIONS}/{name}/invocations?Qualifier={qualifier}");
+            let answer = send(&server, "POST", &path, &json!({})).expect(200);
+            assert_eq!(answer.header("x-amz-function-error"), None, "{name}: {}", answer.text());
+            assert_eq!(answer.json(), json!([200, 404, null]), "{name}");
+        });
+        let after = starts(&server);
+        assert!(after.get(kind) > before.get(kind), "{name}: {before:?} {after:?}");
+        assert_eq!(after.get("boot"), None, "{name}: {after:?}");
+    }
+}
+
+#[test]
+fn they_start_as_clones_on_the_machines_network_too() {
+    let server = Server::start(&[]);
+    create(&server, "wide", CHECKPOINTS_IN_PYTHON);
+    let zip = zip_of(&[("index.py", CHECKPOINTS_IN_PYTHON.as_bytes())]);
+    for snapshot in ["off", "on"] {
+        server.deploy("wide", &zip, &[("network", "host"), ("snapshot", snapshot)]);
+        let path = format!("{FUNCTIONS}/wide/invocations?Qualifier=%24LATEST");
+        assert_eq!(send(&server, "POST", &path, &json!({})).expect(200).json(), json!([200, 404, null]));
+    }
+    let after = starts(&server);
+    assert!(after.contains_key("clone") && !after.contains_key("boot"), "{after:?}");
+}
+
+#[test]
+fn loading_may_take_as_long_as_a_call_on_a_busy_machine() {
+    let server = Server::start(&["--limits-init-ms", "500"]);
+    create(&server, "loads", &format!("import time\ntime.sleep(2)\n{CHECKPOINTS_IN_PYTHON}"));
+    let path = format!("{FUNCTIONS}/loads/invocations?Qualifier=%24LATEST");
+    let answer = send(&server, "POST", &path, &json!({})).expect(200);
+    assert_eq!(answer.json(), json!([200, 404, null]));
+    // At the first attempt.
+    let arn = answer.header("x-amz-durable-execution-arn").unwrap().to_owned();
+    let told = events(&server, &arn);
+    let attempts = told.iter().filter(|e| e["EventType"] == "InvocationCompleted").count();
+    assert_eq!((attempts, starts(&server).get("boot")), (1, None), "{told:?}");
+}
+
+#[test]
+fn they_start_as_clones_in_python() {
+    starts_without_boots(Lang::Python, CHECKPOINTS_IN_PYTHON);
+}
+
+#[test]
+fn they_start_as_clones_in_node() {
+    starts_without_boots(Lang::Node, CHECKPOINTS_IN_NODE);
+}
+
 const PROTOCOL: &str = r#"
-import json, os, time, urllib.error, urllib.parse, urllib.request
+import json, os, select, socket, time, urllib.error, urllib.parse, urllib.request
 
 def ask(path, body=None, method=None):
     url = os.environ["AWS_ENDPOINT_URL_LAMBDA"] + path
@@ -197,6 +311,36 @@ def handler(event, context):
         out.append(ask(path(arn, "checkpoint"), [1]))
         out.append(ask(path(arn, "checkpoint"), {"CheckpointToken": token, "Updates": [{"Id": "s", "Type": "X", "Action": "START"}]}))
         return {"Status": "SUCCEEDED", "Result": json.dumps(out)}
+    if asked["do"] == "loops":
+        calls = [o for o in event["InitialExecutionState"]["Operations"] if o["Type"] == "CHAINED_INVOKE"]
+        if not calls:
+            call = {"Id": "c", "Type": "CHAINED_INVOKE", "Action": "START", "Payload": json.dumps(asked),
+                    "ChainedInvokeOptions": {"FunctionName": context.function_name + ":$LATEST"}}
+            ask(path(arn, "checkpoint"), {"CheckpointToken": token, "Updates": [call]})
+            return {"Status": "PENDING"}
+        if calls[0]["Status"] == "STARTED":
+            return {"Status": "PENDING"}
+        details = calls[0]["ChainedInvokeDetails"]
+        return {"Status": "SUCCEEDED", "Result": details.get("Result") or details["Error"]["ErrorType"]}
+    if asked["do"] == "stuffs":
+        # More than the kernel takes for a connection that is not read.
+        for name in "ab":
+            step = {"Id": name, "Type": "STEP", "Action": "SUCCEED", "Payload": '"' * 4000000}
+            token = ask(path(arn, "checkpoint"), {"CheckpointToken": token, "Updates": [step]})[1]["CheckpointToken"]
+        asking = "GET " + path(arn, "state") + "?MaxItems=1000&CheckpointToken=" + token + " HTTP/1.1\r\nHost: x\r\n\r\n"
+        host, port = os.environ["AWS_ENDPOINT_URL_LAMBDA"][7:].split(":")
+        def connect():
+            connection = socket.create_connection((host, int(port)))
+            connection.sendall(asking.encode())
+            return connection
+        def begins(connection, seconds):
+            return bool(select.select([connection], [], [], seconds)[0])
+        unread = [connect() for _ in range(2)]
+        begun = [begins(connection, 20) for connection in unread]
+        third = connect()
+        before = begins(third, 2)
+        unread[0].close()
+        return {"Status": "SUCCEEDED", "Result": json.dumps([begun, before, begins(third, 20)])}
     return asked["answer"]
 "#;
 
@@ -272,6 +416,25 @@ fn the_protocol_answers_as_the_sdks_expect() {
 }
 
 #[test]
+fn a_function_that_calls_itself_without_end_is_stopped() {
+    let server = Server::start(&[]);
+    create(&server, "loops", PROTOCOL);
+    let end = ended(&server, &begin(&server, "loops", &json!({"do": "loops"})));
+    assert_eq!(end["Result"], "RecursiveInvocationException", "{end}");
+    let path = "/2025-12-01/functions/loops/durable-executions?MaxItems=1000";
+    assert_eq!(server.get(path).expect(200).json()["DurableExecutions"].as_array().unwrap().len(), 16);
+}
+
+#[test]
+fn answers_that_nobody_reads_are_few() {
+    let server = Server::start(&[]);
+    create(&server, "stuffs", PROTOCOL);
+    let end = ended(&server, &begin(&server, "stuffs", &json!({"do": "stuffs"})));
+    // Two answers begin to come; the third waits until somebody has done with one of them.
+    assert_eq!(end["Result"], "[[true, true], false, true]", "{end}");
+}
+
+#[test]
 fn every_dialect_begins_executions_and_the_command_line_shows_them() {
     let server = Server::start(&[]);
     create(&server, "native", PROTOCOL);
@@ -285,17 +448,47 @@ fn every_dialect_begins_executions_and_the_command_line_shows_them() {
         (done.status.code().unwrap(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
     };
     eventually("both have ended", Duration::from_secs(30), || {
-        let (code, said) = offshoot(&["executions", "ls", "native", "--status", "succeeded"]);
+        let (code, said) = offshoot(&["executions", "ls", "native", "--state", "succeeded"]);
         assert_eq!(code, 0, "{said}");
         said.lines().filter(|l| l.starts_with("succeeded")).count() == 2
     });
     let running = begin(&server, "native", &json!({"do": "shows", "seconds": 30}));
+    let (code, said) = offshoot(&["executions", "rm", &running]);
+    assert!(code != 0 && said.contains("is not over"), "{said}");
+    let (code, said) = offshoot(&["executions", "pause", &running, "--reason", "lunch"]);
+    assert!(code == 0 && said.starts_with("paus"), "{said}");
+    let (code, said) = offshoot(&["executions", "resume", &running]);
+    assert_eq!((code, said.trim()), (0, "running"), "{said}");
     let (code, said) = offshoot(&["executions", "stop", &running, "--reason", "enough"]);
     assert_eq!((code, said.starts_with("ended ")), (0, true), "{said}");
     let (_, said) = offshoot(&["executions", "history", &running]);
     assert!(said.contains("ExecutionStopped") && said.contains("enough"), "{said}");
     let (_, said) = offshoot(&["executions", "show", &running]);
-    assert!(said.contains("STOPPED"), "{said}");
+    assert!(said.lines().any(|l| l.starts_with("state") && l.ends_with(" stopped")), "{said}");
+    let document = |args: &[&str]| -> Value {
+        let (code, said) = offshoot(&[&["-o", "json", "executions"], args].concat());
+        assert_eq!(code, 0, "{said}");
+        serde_json::from_str(&said).unwrap()
+    };
+    let listed = document(&["ls", "native", "--limit", "1"]);
+    assert_eq!(
+        (&listed["executions"][0]["arn"], &listed["executions"][0]["state"]),
+        (&json!(running), &json!("stopped"))
+    );
+    assert!(listed["next"].is_string(), "{listed}");
+    let shown = document(&["show", &running]);
+    assert_eq!(shown["execution"]["error"]["errorMessage"], "enough", "{shown}");
+    assert!(shown["execution"]["endedAt"].as_str().unwrap().ends_with('Z'), "{shown}");
+    let told = document(&["history", &running, "--limit", "1"]);
+    assert_eq!(
+        (&told["events"][0]["type"], &told["events"][0]["number"]),
+        (&json!("ExecutionStarted"), &json!(1)),
+        "{told}"
+    );
+    assert!(told["next"].is_string() && document(&["history", &running])["next"].is_null(), "{told}");
+    assert!(document(&["stop", &running])["stoppedAt"].is_string());
+    assert_eq!(document(&["rm", &running])["removed"], json!([running]));
+    assert_eq!(offshoot(&["executions", "show", &running]).0, 4);
     let (code, said) = offshoot(&["executions", "show", &format!("{running}0")]);
     assert_eq!((code, said.contains("there is no execution")), (4, true), "{said}");
 }

@@ -349,8 +349,8 @@ fn errors_have_awss_shapes() {
             "/2025-12-01/durable-executions/a%2Fb/pause".into(),
             json!({}),
             400,
-            "UnsupportedOperationException",
-            user("message", "PauseDurableExecution is not supported by this server."),
+            "InvalidParameterValueException",
+            user("message", "Invalid Durable Execution ARN"),
         ),
         (
             "GET",

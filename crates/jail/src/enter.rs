@@ -10,7 +10,7 @@ use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 use crate::filter::Filter;
 use crate::spec::{BoxSpec, CODE_DIR, Network};
 use crate::sys::{self, Error, Gate, Result, cstr};
-use crate::{ids, rules};
+use crate::{ids, init, rules};
 
 const SHM_BYTES: u64 = 64 << 20;
 
@@ -46,6 +46,9 @@ pub fn prepare(spec: &BoxSpec, how: How, gate: &Gate) -> Result<()> {
 
 /// The second half: the function's files and limits, and then nothing is left to lose.
 pub fn seal(spec: &BoxSpec, how: How, gate: &Gate, filter: &Filter) -> Result<()> {
+    if spec.listens {
+        init::open_listener(spec.network)?;
+    }
     if how != How::Nested {
         show_code(spec)?;
     }

@@ -240,13 +240,11 @@ impl Nursery {
             let writable = request.root.binds.iter().filter(|b| b.writable);
             spec.writable.extend(writable.map(|b| b.to.clone()));
             let gate = Gate(spec.cookie.map_or([0; 3], |cookie| cookie.0));
+            spec.listens |= request.init;
+            enter::enter(&spec, How::Boot, &gate, &self.filter)?;
             if request.init {
-                enter::prepare(&spec, How::Boot, &gate)?;
-                init::open_listener(spec.network)?;
-                enter::seal(&spec, How::Boot, &gate, &self.filter)?;
                 return init::serve();
             }
-            enter::enter(&spec, How::Boot, &gate, &self.filter)?;
         } else {
             sys::umask(0o022);
             sys::new_session();

@@ -96,6 +96,9 @@ pub struct BoxSpec {
     /// Whether the clone stops before it is sealed and waits for an `assign` frame on its channel: a spare.
     #[serde(default)]
     pub waits: bool,
+    /// Whether a listener is opened in the box's network and sent to the server over the channel, before the box is sealed.
+    #[serde(default)]
+    pub listens: bool,
     /// Paths besides `/tmp`, `/dev/shm`, `/dev` and `/proc` that the program may write to (writable binds).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub writable: Vec<String>,
@@ -133,6 +136,9 @@ pub struct Assign {
     pub nofile: u64,
     /// Processes and threads.
     pub nproc: u64,
+    /// Whether it gets a listener.
+    #[serde(default)]
+    pub listens: bool,
 }
 
 /// A function template's secret, three words.

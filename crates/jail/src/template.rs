@@ -321,6 +321,7 @@ fn wait_for_assignment(spec: BoxSpec) -> Result<BoxSpec> {
         tmp_inodes: assign.tmp_inodes,
         nofile: assign.nofile,
         nproc: assign.nproc,
+        listens: assign.listens,
         ..spec
     })
 }

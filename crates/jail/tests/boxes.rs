@@ -145,6 +145,7 @@ fn a_box() -> BoxSpec {
         cookie: None,
         rootless: false,
         waits: false,
+        listens: false,
         writable: Vec::new(),
     }
 }

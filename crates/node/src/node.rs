@@ -194,7 +194,12 @@ impl Node {
         let lost = |_| Error::new(ErrorKind::Internal, "the queue could not be opened: see the server's log");
         let (opened, executions) = opening.join().map_err(lost)??;
         let place = shared.settings.place.clone();
-        let own = durable::NodeHost { invoker: invoker.clone(), registry: shared.registry.clone(), place };
+        let own = durable::NodeHost {
+            invoker: invoker.clone(),
+            registry: shared.registry.clone(),
+            catalog: catalog.clone(),
+            place,
+        };
         // Half of what the server runs at once stays for those who call plain functions.
         let durable = Durable::start(executions, Arc::new(own), (shared.limits.concurrency / 2).clamp(1, 256));
         shared.durable.set(durable.gate()).ok();
@@ -340,13 +345,13 @@ impl Node {
 
     /// Calls a function; of a durable one, begins an execution and waits for its end.
     pub async fn invoke(&self, mut invocation: Invocation<Bytes>) -> Result<Outcome<Bytes>, Error> {
-        self.catalog.count_run(&mut invocation)?;
         if self.durable.concerns(&invocation.function) {
             return Box::pin(self.durable.call(invocation, None))
                 .await
                 .map(|(_, outcome)| outcome)
                 .map_err(Error::from);
         }
+        self.catalog.count_run(&mut invocation)?;
         self.invoker.invoke(invocation).await
     }
 

@@ -82,19 +82,24 @@ impl Catalog {
             && self.recursion(function).is_ok_and(|setting| setting != "Allow")
     }
 
+    /// The trace for one more run of this function, or why it is not made.
+    pub fn next_trace(&self, function: &FunctionName, trace: &str) -> Result<String, Error> {
+        if !self.loops(function, Some(trace)) {
+            return Ok(next_trace(trace, &self.chain_arn(function)));
+        }
+        tracing::warn!(%function, "it has called itself {MAX_RUNS} times in a chain: the next call is not made");
+        let message = format!(
+            "{function} has called itself {MAX_RUNS} times in one chain of calls, directly or through others: the loop is stopped; \
+             if it is meant, allow it (PutFunctionRecursionConfig, RecursiveLoop=Allow)"
+        );
+        Err(Error::new(ErrorKind::RecursiveInvocation, message))
+    }
+
     /// Writes one more run of its function into an invocation's trace, or refuses it. Calls without a trace are not counted.
     pub fn count_run<B>(&self, invocation: &mut Invocation<B>) -> Result<(), Error> {
-        let Some(trace) = invocation.context.as_mut().and_then(|c| c.trace.as_mut()) else { return Ok(()) };
-        if self.loops(&invocation.function, Some(trace)) {
-            tracing::warn!(function = %invocation.function, "it has called itself {MAX_RUNS} times in a chain: the next call is not made");
-            let message = format!(
-                "{} has called itself {MAX_RUNS} times in one chain of calls, directly or through others: the loop is stopped; \
-                 if it is meant, allow it (PutFunctionRecursionConfig, RecursiveLoop=Allow)",
-                invocation.function
-            );
-            return Err(Error::new(ErrorKind::RecursiveInvocation, message));
+        if let Some(trace) = invocation.context.as_mut().and_then(|c| c.trace.as_mut()) {
+            *trace = self.next_trace(&invocation.function, trace)?;
         }
-        *trace = next_trace(trace, &self.chain_arn(&invocation.function));
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
 use crate::frames::{self, Frame, FrameError};
+use crate::rights::receive_once;
 
 /// What a first read makes room for: an ordinary reply fits, an idle instance costs little.
 const READ_ROOM: usize = 4096;
@@ -95,6 +96,23 @@ impl Reader {
             if self.socket.read_buf(&mut self.buffer).await? == 0 {
                 return Err(ChannelError::Closed);
             }
+        }
+    }
+
+    /// The next frame, with the descriptors that came along.
+    pub(crate) async fn next_with_fds(&mut self) -> Result<(Frame, Vec<OwnedFd>), ChannelError> {
+        let mut fds = Vec::new();
+        loop {
+            if let Some(frame) = frames::take(&mut self.buffer, self.max_body)? {
+                return Ok((frame, fds));
+            }
+            let mut chunk = [0u8; 1024];
+            let receive = |socket: &OwnedFd| receive_once(socket.as_fd(), &mut chunk, &mut fds);
+            let read = self.socket.0.async_io(Interest::READABLE, receive).await?;
+            if read == 0 {
+                return Err(ChannelError::Closed);
+            }
+            self.buffer.extend_from_slice(&chunk[..read]);
         }
     }
 }

@@ -3,17 +3,12 @@
 //! It never decides what to start; it pairs requests with answers.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
 use serde::Deserialize;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -21,9 +16,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::SandboxError;
 use crate::frames;
+use crate::rights::{receive_once, send_once};
 
-/// Most descriptors in one request: channel, stdout, stderr, claims and a `cgroup.procs` per hierarchy.
-const MAX_FDS: usize = 16;
 /// Control frames have no body.
 const MAX_BODY: usize = 0;
 
@@ -141,32 +135,6 @@ impl Control {
         }
         Ok(())
     }
-}
-
-fn send_once(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::other("too many descriptors for one request"));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
-}
-
-fn receive_once(socket: BorrowedFd<'_>, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    if got.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::other("a control answer carries too many descriptors"));
-    }
-    Ok(got.bytes)
 }
 
 /// Reads answers until the socket closes, then tells everyone who still waits.

@@ -9,6 +9,7 @@ pub mod channel;
 pub mod control;
 pub mod frames;
 pub mod process;
+mod rights;
 pub mod served;
 pub mod uids;
 
@@ -16,7 +17,7 @@ pub use cgroup::{Cgroups, Group};
 pub use channel::{Channel, ChannelError};
 pub use control::Control;
 pub use process::{BoxRequest, Driver, DriverConfig, Exit, Origin, Program, Sandbox, Template};
-pub use served::{Init, Served};
+pub use served::{Init, Listener, Served};
 
 /// Why a box could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::cgroup::{Cgroups, Group, GroupLimits};
 use crate::channel::{Channel, Claims, watch};
 use crate::control::{Control, Started, State};
+use crate::served::{Listener, first_frame};
 use crate::uids::{Uid, Uids};
 use crate::{SandboxError, control};
 
@@ -92,6 +93,8 @@ pub struct BoxRequest {
     pub host_network: bool,
     /// Whether it is going to be a function template.
     pub snapshot: bool,
+    /// Whether a clone gets a listener in its network.
+    pub listens: bool,
 }
 
 impl BoxRequest {
@@ -106,6 +109,7 @@ impl BoxRequest {
             tmp: 1 << 20,
             host_network: false,
             snapshot: false,
+            listens: false,
         }
     }
 }
@@ -182,6 +186,8 @@ pub struct Sandbox {
     pub logs: Option<(pipe::Receiver, pipe::Receiver)>,
     /// Its process and group.
     pub process: Arc<Process>,
+    /// Where its programs reach the server, where a clone was asked for one.
+    pub listener: Option<Listener>,
     /// The user id of its programs, as the machine sees it; without privilege it is the server's own.
     pub uid: u32,
     pub(crate) family: Option<Family>,
@@ -307,10 +313,14 @@ impl Driver {
         }
         let assign = serde_json::json!({
             "t": "assign", "code": request.code, "opt": request.opt, "tmp_bytes": request.tmp, "tmp_inodes": inodes(request.tmp),
-            "nofile": request.nofile, "nproc": request.pids,
+            "nofile": request.nofile, "nproc": request.pids, "listens": request.listens,
         });
         let sent = spare.channel.writer.send(&json(&assign), &[]).await;
-        sent.map_err(|e| SandboxError::Failed(e.to_string()))
+        sent.map_err(|e| SandboxError::Failed(e.to_string()))?;
+        if request.listens {
+            spare.listener = Some(first_frame(&mut spare.channel.reader).await?);
+        }
+        Ok(())
     }
 
     /// Makes spares of a template until there are `wanted`; returns at once. What they are is `request` for the template of
@@ -355,6 +365,8 @@ impl Driver {
         };
         let mut spec = self.box_spec(request, uid.value(), &outside.name, nested, cookie.clone());
         spec.waits = waits;
+        // A box with an init has one in any case.
+        spec.listens = request.listens && matches!(origin, Origin::Clone(_));
         let mut fds = vec![
             outside.theirs.as_fd(),
             outside.stdout_in.as_fd(),
@@ -383,15 +395,21 @@ impl Driver {
         let family = cookie.filter(|_| request.snapshot).map(|cookie| Family { cookie, uid: uid.clone() });
         let number = if self.config.rootless { rustix::process::geteuid().as_raw() } else { uid.value() };
         let process = Process::supervise(started, outside.group, Some(uid));
-        Ok(Sandbox {
+        let listens = spec.listens;
+        let mut made = Sandbox {
             uid: number,
+            listener: None,
             channel: outside.ours,
             claims: Some(outside.claims),
             logs: Some((outside.stdout_out, outside.stderr_out)),
             guard: Guard(Some(process.clone())),
             process,
             family,
-        })
+        };
+        if listens {
+            made.listener = Some(first_frame(&mut made.channel.reader).await?);
+        }
+        Ok(made)
     }
 
     /// Sockets, pipes and the control group. The group is files in the kernel: made off the event loop.
@@ -450,6 +468,7 @@ impl Driver {
             may_snapshot: request.snapshot && !nested,
             rootless: self.config.rootless,
             waits: false,
+            listens: false,
             cookie,
         }
     }
@@ -506,6 +525,7 @@ struct BoxSpec {
     may_snapshot: bool,
     rootless: bool,
     waits: bool,
+    listens: bool,
     cookie: Option<String>,
 }
 

@@ -1,32 +1,28 @@
 //! Boxes whose programs speak HTTP to a listener in their own network: the listener, which was opened inside and handed
-//! out, and the box's init, which runs programs when it is told.
+//! out, and the box's init, which runs programs when it is told. Clones may have a listener too, and no init.
 //!
 //! It never accepts a connection and never knows what is said over one.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-};
 use serde::Deserialize;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::Mutex;
 
+use crate::channel::Reader;
 use crate::process::{Driver, Program, Sandbox, log_pipe, socket_pair};
+use crate::rights::{receive_once, send_once};
 use crate::{BoxRequest, Channel, Origin, SandboxError, frames};
 
 /// How long a box may take from its process's start to an open listener.
 const OPEN: Duration = Duration::from_secs(5);
-/// Most descriptors in one frame of an init.
-const MAX_FDS: usize = 4;
 
 /// Descriptors of an init that nobody has taken, at most.
 const MAX_WAITING_FDS: usize = 16;
@@ -44,6 +40,18 @@ pub struct Served {
     pub port: u16,
     /// Runs programs in the box.
     pub init: Init,
+}
+
+/// The port of a listener in a box that has a network of its own, where no other program can have taken it (the jail's).
+pub const PORT: u16 = 9001;
+
+/// A listener in the network of a box that was cloned.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where its programs connect.
+    pub socket: TcpListener,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
 }
 
 /// The conversation with the init of a box.
@@ -143,15 +151,7 @@ impl Init {
     /// The first frame: the listener.
     async fn opened(&self) -> Result<(TcpListener, u16), SandboxError> {
         let said = self.next().await.map_err(SandboxError::io("hear of a box's listener"))?;
-        let port = match said {
-            Some(InitSays::Listening { port }) => port,
-            Some(InitSays::BoxError { error }) => return Err(SandboxError::Failed(error)),
-            other => return Err(SandboxError::Failed(format!("a box without a listener: {other:?}"))),
-        };
-        let fd = self.descriptor().ok_or_else(|| SandboxError::Failed("no descriptor came with a listener".into()))?;
-        let listener = std::net::TcpListener::from(fd);
-        listener.set_nonblocking(true).map_err(SandboxError::io("make a listener non-blocking"))?;
-        Ok((TcpListener::from_std(listener).map_err(SandboxError::io("watch a listener"))?, port))
+        listener(said, self.descriptor())
     }
 
     /// The next thing that it says; `None` when it is gone, or has become the program that it was told to become.
@@ -164,8 +164,10 @@ impl Init {
             }
             let mut chunk = [0u8; 1024];
             let mut fds = Vec::new();
-            let read =
-                self.stream.async_io(Interest::READABLE, || receive(self.stream.as_fd(), &mut chunk, &mut fds)).await;
+            let read = self
+                .stream
+                .async_io(Interest::READABLE, || receive_once(self.stream.as_fd(), &mut chunk, &mut fds))
+                .await;
             self.keep(fds);
             match read {
                 Ok(0) => return Ok(None),
@@ -226,31 +228,31 @@ impl Init {
         while sent < bytes.len() {
             let rights = if sent == 0 { fds } else { &[] };
             let rest = &bytes[sent..];
-            sent += self.stream.async_io(Interest::WRITABLE, || transmit(self.stream.as_fd(), rest, rights)).await?;
+            sent += self.stream.async_io(Interest::WRITABLE, || send_once(self.stream.as_fd(), rest, rights)).await?;
         }
         Ok(())
     }
 }
 
-fn transmit(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::other("too many descriptors for one order"));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
+/// The listener of a box without an init, in its worker's first frame.
+pub(crate) async fn first_frame(reader: &mut Reader) -> Result<Listener, SandboxError> {
+    let heard = tokio::time::timeout(OPEN, reader.next_with_fds()).await;
+    let heard = heard.map_err(|_| SandboxError::Failed(format!("no listener after {} s", OPEN.as_secs())))?;
+    let (frame, fds) = heard.map_err(|e| SandboxError::Failed(format!("hear of a box's listener: {e}")))?;
+    let said = serde_json::from_slice(&frame.header).ok();
+    let (socket, port) = listener(said, fds.into_iter().next())?;
+    Ok(Listener { socket, port })
 }
 
-fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    Ok(got.bytes)
+/// What came with the frame that tells of it.
+fn listener(said: Option<InitSays>, fd: Option<OwnedFd>) -> Result<(TcpListener, u16), SandboxError> {
+    let port = match said {
+        Some(InitSays::Listening { port }) => port,
+        Some(InitSays::BoxError { error }) => return Err(SandboxError::Failed(error)),
+        other => return Err(SandboxError::Failed(format!("a box without a listener: {other:?}"))),
+    };
+    let fd = fd.ok_or_else(|| SandboxError::Failed("no descriptor came with a listener".into()))?;
+    let listener = std::net::TcpListener::from(fd);
+    listener.set_nonblocking(true).map_err(SandboxError::io("make a listener non-blocking"))?;
+    Ok((TcpListener::from_std(listener).map_err(SandboxError::io("watch a listener"))?, port))
 }

@@ -5,7 +5,8 @@
 
 use http::Method;
 use offshoot_node::durable::types::{ErrorObject, seconds};
-use offshoot_node::durable::{Caller, Filter, Head, MAX_BODY, Status};
+use offshoot_node::durable::{Caller, Filter, Head, MAX_BODY, PauseRequest, Status};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::AwsError;
@@ -20,6 +21,11 @@ const DEFAULT_ITEMS: usize = 100;
 /// The result or the error of a callback and the error of a stop, in bytes (AWS: 1 MB), with room for JSON's escapes.
 const MAX_ANSWER: u64 = 2 << 20;
 
+/// The body of a pause, in bytes: its texts with their escapes.
+const MAX_PAUSE: u64 = 64 << 10;
+/// Why an execution is paused or resumed, in characters (AWS).
+const MAX_REASON: usize = 1024;
+
 /// `/durable-executions/{arn}` and what is below it.
 pub(super) async fn execution<B: Backend>(
     ask: Ask<'_, B>,
@@ -33,9 +39,9 @@ pub(super) async fn execution<B: Backend>(
         (&Method::GET, ["state"]) => state(ask, arn).await,
         (&Method::POST, ["checkpoint"]) => checkpoint(ask, arn).await,
         (&Method::POST, ["stop"]) => stop(ask, arn).await,
-        (&Method::DELETE, []) => Err(AwsError::unsupported("DeleteDurableExecution")),
-        (&Method::POST, ["pause"]) => Err(AwsError::unsupported("PauseDurableExecution")),
-        (&Method::POST, ["resume"]) => Err(AwsError::unsupported("ResumeDurableExecution")),
+        (&Method::DELETE, []) => delete(ask, arn).await,
+        (&Method::POST, ["pause"]) => pause(ask, arn).await,
+        (&Method::POST, ["resume"]) => resume(ask, arn).await,
         _ => wrong_method(),
     }
 }
@@ -79,8 +85,16 @@ async fn get<B: Backend>(ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsError> 
     let config = json!({"ExecutionTimeout": head.timeout_s, "RetentionPeriodInDays": head.retention_days});
     put("DurableConfig", Some(config));
     put("TraceHeader", head.trace.as_ref().map(|t| json!({ "XAmznTraceId": t })));
-    if head.status == Status::Running {
-        put("ExpectedExecutionTimeoutTimestamp", Some(seconds(head.started_ms + head.timeout_s * 1000)));
+    if !head.status.is_over() {
+        put("ExpectedExecutionTimeoutTimestamp", Some(seconds(head.deadline())));
+    }
+    if let Some(pause) = &head.pause {
+        let mut details =
+            json!({"PauseRequestTimestamp": seconds(pause.requested_ms), "ExecutionTimeoutPaused": pause.stops_clock});
+        if let Some(reason) = pause.reason.as_ref().filter(|_| data) {
+            details["Reason"] = json!(reason);
+        }
+        put("PauseDetails", Some(details));
     }
     if data {
         put("InputPayload", durable.input(arn).await?.map(Value::from));
@@ -109,10 +123,8 @@ async fn history<B: Backend>(ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsErr
     let (data, reverse) = (flag(&ask, "IncludeExecutionData", true)?, flag(&ask, "ReverseOrder", false)?);
     let limit = most(&ask)?;
     let after = ask.marker().map(|m| m.parse::<u64>().map_err(|_| bad_marker())).transpose()?;
-    let events = ask.call.backend().durable().history(arn, after, reverse, limit + 1, data).await?;
-    let (events, next) = cut(events, limit, |(number, _)| number.to_string());
-    let events: Vec<Value> = events.into_iter().map(|(_, event)| event).collect();
-    Ok(answer(200, &with_marker(json!({ "Events": events }), next)))
+    let (events, next) = ask.call.backend().durable().history(arn, after, reverse, limit, data).await?;
+    Ok(answer(200, &with_marker(json!({ "Events": events }), next.map(|number| number.to_string()))))
 }
 
 async fn state<B: Backend>(ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsError> {
@@ -145,6 +157,51 @@ async fn stop<B: Backend>(mut ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsEr
     Ok(answer(200, &json!({"StopTimestamp": seconds(ended)})))
 }
 
+/// What pauses and resumes an execution.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct PauseShape {
+    client_token: Option<String>,
+    reason: Option<String>,
+    execution_timeout_paused: Option<bool>,
+}
+
+/// Reads it. The bounds are those of AWS's model.
+async fn pause_of<B: Backend>(ask: &mut Ask<'_, B>) -> Result<PauseShape, AwsError> {
+    let body = ask.call.collect(MAX_PAUSE).await?;
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(PauseShape::default());
+    }
+    let shape: PauseShape = parse(&body)?;
+    if let Some(reason) = shape.reason.as_deref().filter(|r| r.chars().count() > MAX_REASON) {
+        return Err(AwsError::constraint(reason, "reason", "Member must have length less than or equal to 1024"));
+    }
+    let plain = |t: &str| (1..=64).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_graphic());
+    if let Some(token) = shape.client_token.as_deref().filter(|t| !plain(t)) {
+        let text = r"Member must satisfy regular expression pattern: [\x21-\x7E]+";
+        return Err(AwsError::constraint(token, "clientToken", text));
+    }
+    Ok(shape)
+}
+
+async fn pause<B: Backend>(mut ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsError> {
+    let PauseShape { client_token, reason, execution_timeout_paused } = pause_of(&mut ask).await?;
+    let asked = PauseRequest { reason, stops_clock: execution_timeout_paused.unwrap_or(true), client_token };
+    ask.call.backend().durable().pause(arn, asked).await?;
+    Ok(answer(202, &json!({})))
+}
+
+async fn resume<B: Backend>(mut ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsError> {
+    let PauseShape { client_token, reason, .. } = pause_of(&mut ask).await?;
+    ask.call.backend().durable().resume(arn, reason, client_token).await?;
+    Ok(answer(202, &json!({})))
+}
+
+async fn delete<B: Backend>(ask: Ask<'_, B>, arn: &str) -> Result<Reply, AwsError> {
+    let when = ask.call.backend().durable().delete(arn).await?;
+    Ok(answer(202, &json!({"DeletionRequestTimestamp": seconds(when)})))
+}
+
 /// `/durable-execution-callbacks/{id}/{verb}`.
 pub(super) async fn callback<B: Backend>(mut ask: Ask<'_, B>, id: &str, verb: &str) -> Result<Reply, AwsError> {
     match verb {
@@ -175,10 +232,10 @@ pub(super) async fn list<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Result<R
     };
     let mut statuses = Vec::new();
     for text in ask.params("Statuses") {
-        // Those of executions that are being paused or deleted are AWS's too; nothing of this server has them.
+        // That of executions that are being deleted is AWS's too; nothing of this server has it.
         match Status::ALL.iter().find(|s| s.name() == text) {
             Some(status) => statuses.push(*status),
-            None if matches!(text.as_str(), "PAUSING" | "PAUSED" | "DELETING") => {}
+            None if text == "DELETING" => {}
             None => {
                 let names: Vec<&str> = Status::ALL.iter().map(|s| s.name()).collect();
                 let text_set = format!("Member must satisfy enum value set: [{}]", names.join(", "));

@@ -194,6 +194,7 @@ impl From<Refused> for AwsError {
             Refused::Invalid(text) => Self::invalid(text),
             Refused::NotFound(text) => Self::not_found(text),
             Refused::AlreadyStarted(text) => Self::new(409, "DurableExecutionAlreadyStartedException", text),
+            Refused::Conflict(text) => Self::new(409, "ResourceConflictException", text),
             Refused::CallbackOver(text) => Self::new(400, "CallbackTimeoutException", text),
             Refused::Platform(error) => error.into(),
         }

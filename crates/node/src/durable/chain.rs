@@ -9,7 +9,9 @@ use offshoot_model::{Answer, CallContext, Error, ErrorKind, FunctionName, Invoca
 
 use super::machine::Head;
 use super::types::{ErrorObject, OperationStatus, Status};
-use super::{Core, Parent, Refused, Start, check, digest, random_id};
+use super::{Core, Parent, Refused, Start, check, digest, random_id, rows};
+use crate::pool::tap::now_ms;
+use crate::recursion::fresh_trace;
 
 /// The first and the longest pause before a call is made again that the platform could not make.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -58,50 +60,104 @@ pub(super) fn possible(core: &Core, text: &str) -> Result<(), ErrorObject> {
 
 type Outcome = (OperationStatus, Result<String, ErrorObject>);
 
-/// Carries a chained invoke out and tells its execution what came of it.
+/// Carries a chained invoke out and tells its execution what came of it. Until its turn comes only its names are in memory.
 pub(super) async fn carry_out(core: Arc<Core>, execution: String, operation: String) {
-    let whose = operation.clone();
-    let asked = core.look(&execution, move |execution| {
-        let found = execution.operation(&whose).filter(|o| !o.status.is_final() && !execution.ended());
-        found.map(|o| {
-            let function = o.function.clone().unwrap_or_default();
-            (function, o.input.clone().unwrap_or_else(|| "{}".to_owned()), execution.head.trace.clone())
-        })
-    });
-    let (function, input, trace) = match asked.await {
-        Ok(Some(asked)) => asked,
-        Ok(None) => return,
-        Err(error) => return tracing::error!(?error, "a chained invoke cannot be carried out"),
-    };
-    let outcome = match target(&core, &function) {
-        Err(error) => Some((OperationStatus::Failed, Err(error))),
-        Ok((function, qualifier)) => {
-            let durable = core.host.meant(&function, qualifier.as_deref()).is_some_and(|m| m.durable.is_some());
-            let start = Start { function, qualifier, name: None, input: Bytes::from(input), trace };
-            let parent = Parent { execution: execution.clone(), operation: operation.clone() };
-            if durable { child(&core, start, parent).await } else { plain(&core, start).await }
+    let parent = Parent { execution, operation };
+    let mut pause = PAUSE;
+    loop {
+        let outcome = match asked(&core, &parent, false).await {
+            Some(Ok(asked)) if asked.durable => child(&core, &parent).await,
+            Some(Ok(_)) => plain(&core, &parent).await,
+            Some(Err(error)) => Tried::Over(failed(error)),
+            None => return,
+        };
+        match outcome {
+            Tried::Over(outcome) => return report(&core, &parent, outcome).await,
+            Tried::Begun => return,
+            Tried::Later => match wait(&core, pause).await {
+                Some(longer) => pause = longer,
+                None => return,
+            },
         }
-    };
-    if let Some(outcome) = outcome {
-        report(&core, &Parent { execution, operation }, outcome).await;
     }
 }
 
+/// What came of one try.
+enum Tried {
+    /// It is over like this.
+    Over(Outcome),
+    /// Whoever it has begun tells of its end, or it is carried out by the next server.
+    Begun,
+    /// The platform could not do it now.
+    Later,
+}
+
+fn failed(error: ErrorObject) -> Outcome {
+    (OperationStatus::Failed, Err(error))
+}
+
+/// What an open chained invoke asks for.
+struct Asked {
+    start: Start,
+    durable: bool,
+}
+
+/// Reads it; the error is the operation's. `None`: there is nothing to be carried out any more. `whole`: with its input, and a trace
+/// in any case: a chain of calls that came without one begins here, so that no loop is overlooked.
+async fn asked(core: &Arc<Core>, parent: &Parent, whole: bool) -> Option<Result<Asked, ErrorObject>> {
+    let operation = parent.operation.clone();
+    let found = core.look(&parent.execution, move |execution| {
+        let found = execution.operation(&operation).filter(|o| !o.status.is_final() && !execution.ended());
+        found.map(|o| {
+            let input = if whole { o.input.clone() } else { None };
+            (o.function.clone().unwrap_or_default(), input, execution.head.trace.clone())
+        })
+    });
+    let (function, input, trace) = match found.await {
+        Ok(found) => found?,
+        Err(error) => {
+            tracing::error!(?error, "a chained invoke cannot be carried out");
+            return None;
+        }
+    };
+    Some(target(core, &function).and_then(|(function, qualifier)| {
+        let durable = core.host.meant(&function, qualifier.as_deref()).is_some_and(|m| m.durable.is_some());
+        let trace = match whole {
+            true => Some(trace.map_or_else(new_trace, Ok).map_err(plain_error)?),
+            false => None,
+        };
+        let input = Bytes::from(input.unwrap_or_else(|| "{}".to_owned()));
+        Ok(Asked { start: Start { function, qualifier, name: None, input, trace }, durable })
+    }))
+}
+
+fn new_trace() -> Result<String, Error> {
+    let id = random_id().and_then(|text| RequestId::parse(&text))?;
+    Ok(fresh_trace(&id, now_ms()))
+}
+
 /// Begins the execution of a durable function. It tells its parent itself, unless it is over already, or never began.
-async fn child(core: &Arc<Core>, mut start: Start, parent: Parent) -> Option<Outcome> {
+async fn child(core: &Arc<Core>, parent: &Parent) -> Tried {
+    let Ok(_turn) = core.links.acquire().await else { return Tried::Begun };
+    let mut start = match asked(core, parent, true).await {
+        Some(Ok(asked)) => asked.start,
+        Some(Err(error)) => return Tried::Over(failed(error)),
+        None => return Tried::Begun,
+    };
     let key = digest(parent.operation.as_bytes());
     start.name = Some(format!("{}-{}", parent.execution, &key[..16]));
-    let mut pause = PAUSE;
-    loop {
-        match core.begin(start.clone(), Some(parent.clone())).await {
-            Ok(started) => {
-                let over = core.look(&started.id, |execution| execution.ended().then(|| execution.head.clone()));
-                return over.await.ok().flatten().map(|head| outcome_of(&head));
+    match core.begin(start, Some(parent.clone())).await {
+        Ok(started) => match core.ledger.read(move |db| rows::head(db, &started.id)).await {
+            Ok(Some(head)) if head.status.is_over() => Tried::Over(outcome_of(&head)),
+            Ok(_) => Tried::Begun,
+            Err(error) => {
+                tracing::error!(%error, "an execution that another waits for cannot be read");
+                Tried::Later
             }
-            Err(Refused::Platform(error)) if error.kind == ErrorKind::ShuttingDown => return None,
-            Err(Refused::Platform(error)) if error.kind.retryable() => pause = wait(core, pause).await?,
-            Err(refused) => return Some((OperationStatus::Failed, Err(error_of(refused)))),
-        }
+        },
+        Err(Refused::Platform(error)) if error.kind == ErrorKind::ShuttingDown => Tried::Begun,
+        Err(Refused::Platform(error)) if error.kind.retryable() => Tried::Later,
+        Err(refused) => Tried::Over(failed(error_of(refused))),
     }
 }
 
@@ -110,7 +166,8 @@ fn error_of(refused: Refused) -> ErrorObject {
         Refused::Invalid(m) | Refused::CallbackOver(m) => ErrorObject::new("InvalidParameterValueException", m),
         Refused::NotFound(m) => ErrorObject::new("ResourceNotFoundException", m),
         Refused::AlreadyStarted(m) => ErrorObject::new("DurableExecutionAlreadyStartedException", m),
-        Refused::Platform(error) => ErrorObject::new("ServiceException", error.message),
+        Refused::Conflict(m) => ErrorObject::new("ResourceConflictException", m),
+        Refused::Platform(error) => plain_error(error),
     }
 }
 
@@ -118,6 +175,7 @@ fn plain_error(error: Error) -> ErrorObject {
     match error.kind {
         ErrorKind::NotFound => ErrorObject::new("ResourceNotFoundException", error.message),
         ErrorKind::InvalidInput => ErrorObject::new("InvalidParameterValueException", error.message),
+        ErrorKind::RecursiveInvocation => ErrorObject::new("RecursiveInvocationException", error.message),
         _ => ErrorObject::new("ServiceException", error.message),
     }
 }
@@ -131,50 +189,47 @@ async fn wait(core: &Arc<Core>, pause: Duration) -> Option<Duration> {
     }
 }
 
-/// Invokes a plain function. `None`: the server is being taken down; it is invoked again by the next one.
-async fn plain(core: &Arc<Core>, start: Start) -> Option<Outcome> {
-    let mut pause = PAUSE;
-    loop {
-        let turn = core.calls.acquire().await.ok()?;
-        if core.is_closed() {
-            return None;
-        }
-        let id = random_id().and_then(|text| RequestId::parse(&text)).ok()?;
-        let context =
-            CallContext { qualifier: start.qualifier.clone(), trace: start.trace.clone(), ..Default::default() };
-        let invocation = Invocation {
-            id,
-            function: start.function.clone(),
-            http: None,
-            payload: start.input.clone(),
-            context: Some(Box::new(context)),
-        };
-        let outcome = core.host.run(invocation).await;
-        drop(turn);
-        if core.abandoned.load(std::sync::atomic::Ordering::Acquire) {
-            return None;
-        }
-        let failed = |error: ErrorObject| Some((OperationStatus::Failed, Err(error)));
-        match outcome.map(|outcome| outcome.result) {
-            Ok(Answer::Reply { body, .. }) if body.len() > check::MAX_CHAINED => {
-                let text = format!(
-                    "CHAINED_INVOKE output payload size must be less than or equal to {} bytes.",
-                    check::MAX_CHAINED
-                );
-                return failed(ErrorObject { error_message: Some(text), ..ErrorObject::default() });
-            }
-            Ok(Answer::Reply { body, .. }) => match String::from_utf8(body.to_vec()) {
-                Ok(text) => return Some((OperationStatus::Succeeded, Ok(text))),
-                Err(_) => {
-                    let text = "CHAINED_INVOKE response could not be decoded as UTF-8.";
-                    return failed(ErrorObject { error_message: Some(text.into()), ..ErrorObject::default() });
-                }
-            },
-            Ok(Answer::Failed(error)) => return failed(ErrorObject::of_function(&error.body)),
-            Err(error) if error.kind == ErrorKind::ShuttingDown => return None,
-            Err(error) if error.kind.retryable() => pause = wait(core, pause).await?,
-            Err(error) => return failed(plain_error(error)),
-        }
+/// Invokes a plain function. When the server is taken down meanwhile, the next one invokes it again.
+async fn plain(core: &Arc<Core>, parent: &Parent) -> Tried {
+    let Ok(_turn) = core.calls.acquire().await else { return Tried::Begun };
+    if core.is_closed() {
+        return Tried::Begun;
+    }
+    let mut start = match asked(core, parent, true).await {
+        Some(Ok(asked)) => asked.start,
+        Some(Err(error)) => return Tried::Over(failed(error)),
+        None => return Tried::Begun,
+    };
+    // Counted like any call; an execution that begins is counted there.
+    start.trace = match start.trace.map(|trace| core.host.next_trace(&start.function, &trace)).transpose() {
+        Ok(counted) => counted,
+        Err(error) => return Tried::Over(failed(plain_error(error))),
+    };
+    let id = match random_id().and_then(|text| RequestId::parse(&text)) {
+        Ok(id) => id,
+        Err(error) => return Tried::Over(failed(plain_error(error))),
+    };
+    let context = CallContext { qualifier: start.qualifier, trace: start.trace, ..Default::default() };
+    let invocation =
+        Invocation { id, function: start.function, http: None, payload: start.input, context: Some(Box::new(context)) };
+    let outcome = core.host.run(invocation).await;
+    if core.abandoned.load(std::sync::atomic::Ordering::Acquire) {
+        return Tried::Begun;
+    }
+    let said = |text: String| failed(ErrorObject { error_message: Some(text), ..ErrorObject::default() });
+    match outcome.map(|outcome| outcome.result) {
+        Ok(Answer::Reply { body, .. }) if body.len() > check::MAX_CHAINED => Tried::Over(said(format!(
+            "CHAINED_INVOKE output payload size must be less than or equal to {} bytes.",
+            check::MAX_CHAINED
+        ))),
+        Ok(Answer::Reply { body, .. }) => Tried::Over(match String::from_utf8(body.to_vec()) {
+            Ok(text) => (OperationStatus::Succeeded, Ok(text)),
+            Err(_) => said("CHAINED_INVOKE response could not be decoded as UTF-8.".to_owned()),
+        }),
+        Ok(Answer::Failed(error)) => Tried::Over(failed(ErrorObject::of_function(&error.body))),
+        Err(error) if error.kind == ErrorKind::ShuttingDown => Tried::Begun,
+        Err(error) if error.kind.retryable() => Tried::Later,
+        Err(error) => Tried::Over(failed(plain_error(error))),
     }
 }
 
@@ -188,18 +243,25 @@ fn outcome_of(head: &Head) -> Outcome {
             (OperationStatus::TimedOut, Err(ErrorObject::new("ChainedInvoke.Timeout", text)))
         }
         Status::Stopped => (OperationStatus::Stopped, error()),
-        Status::Failed | Status::Running => (OperationStatus::Failed, error()),
+        Status::Failed | Status::Running | Status::Pausing | Status::Paused => (OperationStatus::Failed, error()),
     }
 }
 
-/// An execution that another one waits for is over.
-pub(super) async fn tell(core: Arc<Core>, parent: Parent, head: Head) {
-    report(&core, &parent, outcome_of(&head)).await;
+/// An execution that another one waits for is over. What came of it is read when its turn comes.
+pub(super) async fn tell(core: Arc<Core>, parent: Parent, id: String) {
+    let Ok(_turn) = core.links.acquire().await else { return };
+    match core.ledger.read(move |db| rows::head(db, &id)).await {
+        Ok(Some(head)) => report(&core, &parent, outcome_of(&head)).await,
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(%error, "the end of an execution cannot be read; the next start tells whoever waits for it")
+        }
+    }
 }
 
 async fn report(core: &Arc<Core>, parent: &Parent, (status, outcome): Outcome) {
     let operation = parent.operation.clone();
-    let told = core.change(&parent.execution, move |execution, now| {
+    let told = core.change(&parent.execution, None, move |execution, now| {
         execution.chained(&operation, status, outcome, now);
         Ok(())
     });

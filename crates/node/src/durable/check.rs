@@ -42,7 +42,7 @@ pub fn check(execution: &Execution, updates: &[Update]) -> Checked {
             started.insert(&update.id, update.kind);
         }
         seen.insert(&update.id, update);
-        written += weight(update);
+        written = written.saturating_add(most(update));
     }
     let new = seen.iter().filter(|(id, u)| u.kind != Kind::Execution && execution.operation(id).is_none()).count();
     if execution.operations().len() + new > MAX_OPERATIONS {
@@ -54,7 +54,23 @@ pub fn check(execution: &Execution, updates: &[Update]) -> Checked {
     Ok(())
 }
 
-/// What an update counts for, in bytes.
+/// Members of an event besides its texts, in bytes; a test holds it to that.
+const EVENT: u64 = 600;
+
+/// What an update can add to what an execution has written, in bytes: itself, and the events that tell of it.
+pub fn most(update: &Update) -> u64 {
+    // As JSON, with what is escaped in it.
+    let text = |t: &Option<String>| t.as_ref().map_or(0, |t| serde_json::to_string(t).map_or(0, |t| t.len() as u64));
+    let names = text(&update.name) + text(&update.parent_id) + text(&update.sub_type) + update.id.len() as u64;
+    let function = update.chained_invoke_options.as_ref().map_or(0, |o| text(&o.function_name));
+    let told = names + EVENT + function;
+    // An operation that ends without having begun has the event of its beginning too; what it was given or gave is told once. A chained
+    // invoke that is refused has an error of ours.
+    let refused = if update.kind == Kind::ChainedInvoke { EVENT + 2 * function } else { 0 };
+    weight(update) + 2 * told + text(&update.payload) + update.error.as_ref().map_or(0, |e| e.size()) + refused
+}
+
+/// What an update itself counts for, in bytes.
 pub fn weight(update: &Update) -> u64 {
     let text = |t: &Option<String>| t.as_ref().map_or(0, |t| t.len() as u64);
     text(&update.payload) + text(&update.name) + update.error.as_ref().map_or(0, |e| e.size()) + update.id.len() as u64

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::machine::Head;
+use super::machine::{Head, Pause};
 use super::types::{ErrorObject, Kind, Operation, OperationStatus, seconds};
 
 fn event(operation: &Operation, word: &str, now: u64, details: Value) -> Value {
@@ -96,6 +96,26 @@ pub fn attempt(operation: &Operation, delay: i64, now: u64) -> Value {
     }
 }
 
+/// The execution is paused from now on.
+pub fn paused(head: &Head, pause: &Pause, now: u64) -> Value {
+    let details = json!({
+        "PauseRequestTimestamp": pause.requested_ms, "ExecutionTimeoutPaused": pause.stops_clock,
+        "Reason": payload(&pause.reason),
+    });
+    of_execution(head, "ExecutionPaused", now, details)
+}
+
+/// The execution goes on.
+pub fn resumed(head: &Head, reason: &Option<String>, now: u64) -> Value {
+    of_execution(head, "ExecutionResumed", now, json!({"ResumeRequestTimestamp": now, "Reason": payload(reason)}))
+}
+
+fn of_execution(head: &Head, name: &str, now: u64, details: Value) -> Value {
+    let mut out = json!({"EventType": name, "EventTimestamp": now, "Id": head.id, "Name": head.name});
+    out[format!("{name}Details")] = details;
+    out
+}
+
 /// An invocation of the function has ended.
 pub fn invocation(id: &str, began: u64, now: u64, error: Option<&ErrorObject>) -> Value {
     let mut details = json!({"StartTimestamp": began, "EndTimestamp": now, "RequestId": id});
@@ -119,7 +139,7 @@ pub fn shown(mut event: Value, execution: &str, data: bool) -> Value {
         {
             details.insert("CallbackId".into(), json!(id));
         }
-        for key in ["Input", "Result", "Error"] {
+        for key in ["Input", "Result", "Error", "Reason"] {
             if let Some(Value::Object(held)) = details.get_mut(key) {
                 if !data && key != "Error" {
                     held.remove("Payload");
@@ -132,7 +152,14 @@ pub fn shown(mut event: Value, execution: &str, data: bool) -> Value {
 }
 
 fn in_seconds(members: &mut Map<String, Value>) {
-    for key in ["EventTimestamp", "ScheduledEndTimestamp", "StartTimestamp", "EndTimestamp"] {
+    for key in [
+        "EventTimestamp",
+        "ScheduledEndTimestamp",
+        "StartTimestamp",
+        "EndTimestamp",
+        "PauseRequestTimestamp",
+        "ResumeRequestTimestamp",
+    ] {
         if let Some(value) = members.get_mut(key)
             && let Some(ms) = value.as_u64()
         {

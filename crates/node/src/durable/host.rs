@@ -6,6 +6,7 @@ use bytes::Bytes;
 use offshoot_model::{Convention, Error, FunctionName, HttpPart, Invocation, Outcome, Place, RuntimeName};
 
 use super::{Host, Meant};
+use crate::catalog::Catalog;
 use crate::invoker::Invoker;
 use crate::queue::Boxed;
 use crate::registry::Registry;
@@ -16,6 +17,8 @@ pub struct NodeHost {
     pub invoker: Arc<Invoker>,
     /// What knows them.
     pub registry: Arc<Registry>,
+    /// What counts the runs of a chain of calls.
+    pub catalog: Arc<Catalog>,
     /// Where this server says that it is.
     pub place: Place,
 }
@@ -52,6 +55,10 @@ impl Host for NodeHost {
 
     fn place(&self) -> &Place {
         &self.place
+    }
+
+    fn next_trace(&self, function: &FunctionName, trace: &str) -> Result<String, Error> {
+        self.catalog.next_trace(function, trace)
     }
 }
 

@@ -21,6 +21,12 @@ pub const MAX_FAILURES: u32 = 5;
 pub const MAX_IDLE: u32 = 3;
 /// Between two such attempts, in milliseconds.
 pub const BACKOFF_MS: u64 = 5_000;
+/// Operations that a function is given at once, in bytes; it asks for the others.
+pub const PAGE_BYTES: usize = 4 << 20;
+/// Operations that a function is given at once.
+pub const PAGE_ITEMS: usize = 1000;
+/// The longest life of an execution, pauses included, in milliseconds (AWS: 366 days).
+const MAX_LIFE_MS: u64 = 366 * 86_400_000;
 /// The longest pause after the platform could not make an invocation, in milliseconds. Such a setback spends no attempt.
 const MAX_PAUSE_MS: u64 = 60_000;
 
@@ -73,6 +79,84 @@ pub struct Head {
     pub trace: Option<String>,
     /// The operation that waits for it.
     pub parent: Option<Parent>,
+    /// It is paused, or to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+    /// By how much its time is longer because it was paused, in milliseconds.
+    #[serde(default)]
+    pub paused_ms: u64,
+    /// The client token of the last request that paused or resumed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_token: Option<String>,
+}
+
+/// A pause that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// When, ms since 1970.
+    pub requested_ms: u64,
+    /// For people.
+    pub reason: Option<String>,
+    /// The execution's time stands still meanwhile.
+    pub stops_clock: bool,
+    /// Since when it is in force.
+    pub since_ms: Option<u64>,
+}
+
+/// How an execution is to be paused.
+#[derive(Debug, Clone)]
+pub struct PauseRequest {
+    /// For people.
+    pub reason: Option<String>,
+    /// The execution's time stands still meanwhile.
+    pub stops_clock: bool,
+    /// The same one again is the same request again.
+    pub client_token: Option<String>,
+}
+
+impl Head {
+    /// That of an execution that begins now and of which nothing else is known yet.
+    pub(super) fn blank(id: String, arn: String, function: FunctionName, now: u64) -> Self {
+        Head {
+            name: id.clone(),
+            id,
+            arn,
+            function,
+            version: String::new(),
+            status: Status::Running,
+            started_ms: now,
+            ended_ms: None,
+            timeout_s: 0,
+            retention_days: 0,
+            input_digest: String::new(),
+            result: None,
+            error: None,
+            ready: true,
+            not_before_ms: 0,
+            failures: 0,
+            setbacks: 0,
+            changes: 0,
+            told: 0,
+            events: 0,
+            written: 0,
+            trace: None,
+            parent: None,
+            pause: None,
+            paused_ms: 0,
+            pause_token: None,
+        }
+    }
+
+    /// Its last moment: when its time is over. That of one whose clock stands still is as late as any execution may last.
+    pub fn deadline(&self) -> u64 {
+        let last = self.started_ms.saturating_add(MAX_LIFE_MS);
+        let stands = self.pause.as_ref().is_some_and(|pause| pause.stops_clock && pause.since_ms.is_some());
+        if stands {
+            return last;
+        }
+        let time = self.timeout_s.saturating_mul(1000).saturating_add(self.paused_ms);
+        self.started_ms.saturating_add(time).min(last)
+    }
 }
 
 /// A CHAINED_INVOKE operation of another execution.
@@ -102,6 +186,8 @@ struct Running {
     /// Checkpoints that it has made.
     sequence: u64,
     last: Option<Answered>,
+    /// The execution was paused under it: it has no token any more.
+    revoked: bool,
 }
 
 /// The last checkpoint, for a caller that asks again because it did not hear the answer.
@@ -115,10 +201,12 @@ struct Answered {
 /// The answer to a checkpoint.
 #[derive(Debug, Clone)]
 pub struct Checkpointed {
-    /// For the next one.
-    pub token: String,
-    /// Operations that changed since the function was last told.
+    /// For the next one; none where the execution is paused from now on.
+    pub token: Option<String>,
+    /// Operations that changed since the function was last told, the longest ago first.
     pub operations: Vec<Arc<Operation>>,
+    /// The change behind which there are more.
+    pub next: Option<u64>,
     /// CHAINED_INVOKE operations that were begun: they are to be carried out.
     pub chained: Vec<String>,
 }
@@ -217,7 +305,7 @@ impl Execution {
 
     /// Whether it is over.
     pub fn ended(&self) -> bool {
-        self.head.status != Status::Running
+        self.head.status.is_over()
     }
 
     /// The request id of the invocation that runs.
@@ -227,7 +315,10 @@ impl Execution {
 
     /// Whether the function is to be invoked now.
     pub fn wants_invocation(&self, now: u64) -> bool {
-        !self.ended() && self.running.is_none() && self.head.ready && self.head.not_before_ms <= now
+        self.head.status == Status::Running
+            && self.running.is_none()
+            && self.head.ready
+            && self.head.not_before_ms <= now
     }
 
     /// When something is due by itself next; the next invocation too, unless somebody sees to that already.
@@ -235,14 +326,15 @@ impl Execution {
         if self.ended() {
             return None;
         }
-        let retry = (with_invocation && self.running.is_none() && self.head.ready).then_some(self.head.not_before_ms);
+        let invoked = with_invocation && self.running.is_none() && self.head.status == Status::Running;
+        let retry = (invoked && self.head.ready).then_some(self.head.not_before_ms);
         let open = self.operations.iter().filter(|o| !o.status.is_final());
         open.flat_map(|o| due(o).into_iter()).flatten().chain(retry).chain([self.deadline()]).min()
     }
 
     /// The last moment of the whole execution.
     pub fn deadline(&self) -> u64 {
-        self.head.started_ms.saturating_add(self.head.timeout_s.saturating_mul(1000))
+        self.head.deadline()
     }
 
     fn put(&mut self, mut operation: Operation) {
@@ -290,6 +382,10 @@ impl Execution {
             let error = ErrorObject { error_message: Some(message), ..ErrorObject::default() };
             return self.end(Status::TimedOut, None, Some(error), now);
         }
+        if self.running.is_none() {
+            // The invocation that was to reach a checkpoint has ended with its server.
+            self.take_pause(now);
+        }
         let is_due = |o: &&Arc<Operation>| !o.status.is_final() && due(o).into_iter().flatten().any(|at| at <= now);
         let due: Vec<Operation> = self.operations.iter().filter(is_due).map(|o| Operation::clone(o)).collect();
         for mut operation in due {
@@ -317,7 +413,8 @@ impl Execution {
         // What the function itself has changed it knows; `told` goes up with each answer to a checkpoint.
         let updated = changed.map(|o| o.id.clone()).collect();
         self.head.told = self.head.changes;
-        let running = Running { invocation: invocation.to_owned(), began_ms: now, sequence: 0, last: None };
+        let running =
+            Running { invocation: invocation.to_owned(), began_ms: now, sequence: 0, last: None, revoked: false };
         let token = self.token(&running).text();
         self.running = Some(running);
         Begun { token, updated }
@@ -334,7 +431,7 @@ impl Execution {
 
     /// Whether this token is the one that the running invocation holds now.
     pub fn is_current(&self, token: &Token) -> bool {
-        !self.ended() && self.running.as_ref().is_some_and(|r| self.token(r) == *token)
+        !self.ended() && self.running.as_ref().is_some_and(|r| !r.revoked && self.token(r) == *token)
     }
 
     /// The answer that was given to this checkpoint already.
@@ -359,13 +456,17 @@ impl Execution {
             chained.extend(self.apply(update, target, now));
         }
         self.fire(now);
-        let told = self.head.told;
-        let operations = self.operations.iter().filter(|o| o.touched > told).cloned().collect();
-        self.head.told = self.head.changes;
+        let (operations, next) = self.news(self.head.told, PAGE_ITEMS, PAGE_BYTES);
+        // What does not fit can be asked for, and comes with the next answer in any case.
+        self.head.told = next.unwrap_or(self.head.changes);
         let Some(mut running) = self.running.take() else { return Err("Invalid checkpoint token".into()) };
         let before = self.token(&running);
         running.sequence += 1;
-        let answer = Checkpointed { token: self.token(&running).text(), operations, chained };
+        running.revoked = self.take_pause(now);
+        let token = (!running.revoked).then(|| self.token(&running).text());
+        // Where there is no token, nobody asks for the rest.
+        let next = next.filter(|_| token.is_some());
+        let answer = Checkpointed { token, operations, next, chained };
         running.last =
             client_token.map(|client_token| Answered { client_token, token: before, answer: answer.clone() });
         self.running = Some(running);
@@ -459,6 +560,7 @@ impl Execution {
         let head = &mut self.head;
         head.written += result.as_ref().map_or(0, |r| r.len() as u64);
         (head.status, head.result, head.error, head.ended_ms) = (status, result, error, Some(now));
+        head.pause = None;
         head.ready = false;
         if let Some(first) = self.operations.first().map(|o| Operation::clone(o)) {
             let mut first = first;
@@ -476,6 +578,66 @@ impl Execution {
         };
         self.end(Status::Stopped, None, Some(error.unwrap_or_else(default)), now);
         self.head.ended_ms.unwrap_or(now)
+    }
+
+    /// It is to be paused: now, or at the next checkpoint of the invocation that runs. The error says why not.
+    pub fn pause(&mut self, asked: PauseRequest, now: u64) -> Result<(), &'static str> {
+        self.fire(now);
+        if self.ended() {
+            return Err("The durable execution is over.");
+        }
+        if let Some(pause) = &self.head.pause {
+            let same = asked.client_token.is_some() && asked.client_token == self.head.pause_token;
+            let same = same && (&asked.reason, asked.stops_clock) == (&pause.reason, pause.stops_clock);
+            return if same { Ok(()) } else { Err("The durable execution is paused already.") };
+        }
+        let PauseRequest { reason, stops_clock, client_token } = asked;
+        self.head.pause = Some(Pause { requested_ms: now, reason, stops_clock, since_ms: None });
+        self.head.pause_token = client_token;
+        self.head.status = Status::Pausing;
+        if self.running.is_none() {
+            self.take_pause(now);
+        }
+        Ok(())
+    }
+
+    /// A pause that was asked for is in force from now on. Whether one was.
+    fn take_pause(&mut self, now: u64) -> bool {
+        if self.head.status != Status::Pausing {
+            return false;
+        }
+        let Some(pause) = &mut self.head.pause else { return false };
+        pause.since_ms = Some(now);
+        let pause = pause.clone();
+        self.head.status = Status::Paused;
+        self.record(history::paused(&self.head, &pause, now));
+        true
+    }
+
+    /// It goes on. The error says why not.
+    pub fn resume(
+        &mut self,
+        reason: Option<String>,
+        client_token: Option<String>,
+        now: u64,
+    ) -> Result<(), &'static str> {
+        self.fire(now);
+        if self.ended() {
+            return Err("The durable execution is over.");
+        }
+        let Some(pause) = self.head.pause.take() else {
+            let same = client_token.is_some() && client_token == self.head.pause_token;
+            return if same { Ok(()) } else { Err("The durable execution is not paused.") };
+        };
+        self.head.status = Status::Running;
+        self.head.pause_token = client_token;
+        if let Some(since) = pause.since_ms {
+            if pause.stops_clock {
+                self.head.paused_ms = self.head.paused_ms.saturating_add(now.saturating_sub(since));
+            }
+            self.record(history::resumed(&self.head, &reason, now));
+        }
+        Ok(())
     }
 
     fn callback(&self, id: &str) -> Result<Operation, NoCallback> {
@@ -565,6 +727,8 @@ impl Execution {
             return self.end(Status::Failed, None, Some(invalid_output(&text)), now);
         }
         match ending {
+            // Its token was taken away, and what an SDK makes of that differs: it is made again when the execution goes on.
+            _ if running.revoked => (self.head.ready, self.head.not_before_ms) = (true, now),
             Ending::Said(bytes) => match said(&bytes) {
                 Ok(Said::Succeeded(result)) if self.head.parent.is_some() && result.len() > check::MAX_CHAINED => {
                     let error = Some(ErrorObject {
@@ -585,6 +749,10 @@ impl Execution {
                 let pause = 1000u64.saturating_mul(1 << self.head.setbacks.min(6));
                 self.head.not_before_ms = now + pause.min(MAX_PAUSE_MS);
             }
+        }
+        if !self.ended() {
+            // The invocation is over, without a checkpoint.
+            self.take_pause(now);
         }
     }
 
@@ -612,6 +780,23 @@ impl Execution {
         }
         self.head.ready = true;
         self.head.not_before_ms = now + BACKOFF_MS;
+    }
+
+    /// Operations that changed behind this change, the longest ago first, as many as fit; and the last change of these where there are
+    /// more.
+    pub fn news(&self, told: u64, most: usize, bytes: usize) -> (Vec<Arc<Operation>>, Option<u64>) {
+        let mut changed: Vec<&Arc<Operation>> = self.operations.iter().filter(|o| o.touched > told).collect();
+        changed.sort_unstable_by_key(|o| o.touched);
+        let (mut news, mut size) = (Vec::new(), 0);
+        for operation in changed {
+            size += weight(operation);
+            if let Some(last) = news.last().filter(|_| news.len() >= most || size > bytes) {
+                let last: &Arc<Operation> = last;
+                return (news.clone(), Some(last.touched));
+            }
+            news.push(operation.clone());
+        }
+        (news, None)
     }
 
     /// Operations from this place on, as many as fit. What lies in a context that is over and needs no replay is left out:

@@ -2,9 +2,10 @@
 //! when a wait, a retry, a callback or another function's answer is due (docs/design/010-durable.md).
 //!
 //! `machine` decides, `check` refuses, `history` tells, `rows` keeps (in a ledger), `drive` invokes, `chain` calls other
-//! functions, `serve` is what functions ask. It runs functions through `Host`; it never speaks HTTP and never touches an instance.
+//! functions, `serve` is what functions ask, `cells` is what is in memory. It runs functions through `Host`; it never speaks HTTP and never touches an instance.
 
 mod call;
+mod cells;
 mod chain;
 mod check;
 mod drive;
@@ -29,14 +30,15 @@ use bytes::Bytes;
 use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Outcome, Place, RequestId, RuntimeName};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex as Lock, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::ledger::Ledger;
 use crate::pool::tap::now_ms;
 use crate::queue::Boxed;
+use cells::{Cell, Drivers, Held, Memory, OpenCount, Room, Use, leave};
 pub use host::NodeHost;
 use machine::{Execution, NoCallback};
-pub use machine::{Head, Parent};
+pub use machine::{Head, Parent, Pause, PauseRequest};
 pub use rows::Filter;
 use rows::{LAYOUT, Write};
 pub use serve::{Caller, MAX_BODY};
@@ -44,14 +46,16 @@ use timers::Timers;
 use types::ErrorObject;
 pub use types::Status;
 
-/// Executions that are not over, at most.
-const MAX_OPEN: u64 = 100_000;
 /// Bytes of all executions that are kept, at most.
 const MAX_STORED: u64 = 64 << 30;
 /// The longest execution that a caller may wait for, in seconds (AWS: 15 minutes).
 const MAX_SYNCHRONOUS: u64 = 900;
 /// The result of a callback and the error of a stop, in bytes (AWS: 1 MB).
 const MAX_ANSWER: usize = 1 << 20;
+/// Executions that are begun for others, or tell others of their end, at once.
+const LINKS: usize = 32;
+/// A page of an execution's history, in bytes of its events: within AWS's 6 MB of an answer with room for escapes.
+const HISTORY_BYTES: usize = 4 << 20;
 /// Between two looks for executions whose time of being kept is over.
 const SWEEP: Duration = Duration::from_secs(600);
 /// Executions that are removed in one transaction.
@@ -90,6 +94,9 @@ pub trait Host: Send + Sync + 'static {
     fn runtime(&self, function: &FunctionName) -> Option<RuntimeName>;
     /// Where this server says that it is.
     fn place(&self) -> &Place;
+    /// The trace header for one more run of a function in the chain of calls that led to this one; an error where that would be a
+    /// loop that is to be stopped.
+    fn next_trace(&self, function: &FunctionName, trace: &str) -> Result<String, Error>;
 }
 
 /// Why something was refused. Each is one error of AWS's dialect.
@@ -101,6 +108,8 @@ pub enum Refused {
     NotFound(String),
     /// An execution of this name was begun with something else.
     AlreadyStarted(String),
+    /// An execution is not in a state for that.
+    Conflict(String),
     /// A callback is over.
     CallbackOver(String),
     /// The machine or the disk.
@@ -118,7 +127,7 @@ impl From<Refused> for Error {
         match refused {
             Refused::Invalid(m) | Refused::CallbackOver(m) => Error::new(ErrorKind::InvalidInput, m),
             Refused::NotFound(m) => Error::new(ErrorKind::NotFound, m),
-            Refused::AlreadyStarted(m) => Error::new(ErrorKind::Conflict, m),
+            Refused::AlreadyStarted(m) | Refused::Conflict(m) => Error::new(ErrorKind::Conflict, m),
             Refused::Platform(error) => error,
         }
     }
@@ -151,39 +160,21 @@ pub struct Started {
     cell: Arc<Cell>,
 }
 
-/// One execution in memory: as long as somebody works on it.
-struct Cell {
-    held: Lock<Option<Held>>,
-    ended: watch::Sender<bool>,
-}
-
-impl std::fmt::Debug for Cell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Cell")
-    }
-}
-
-struct Held {
-    execution: Execution,
-    /// Somebody sees to its invocations.
-    driven: bool,
-    /// Its end has not been told.
-    open: bool,
-    /// Bytes of it that are counted in `written`.
-    counted: u64,
-}
-
 /// What all parts share.
 struct Core {
     ledger: Ledger,
     host: Arc<dyn Host>,
     cells: Mutex<HashMap<String, Weak<Cell>>>,
+    memory: Memory,
+    drivers: Drivers,
     timers: Timers,
     /// Invocations of durable functions at once.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     /// Plain functions that executions call, at once.
     calls: Semaphore,
-    open: AtomicU64,
+    /// Executions that are begun for others, or tell others of their end, at once.
+    links: Semaphore,
+    open: Arc<OpenCount>,
     written: AtomicU64,
     running: AtomicUsize,
     closed: watch::Sender<bool>,
@@ -193,7 +184,7 @@ struct Core {
 /// The file of durable executions, looked at and ready.
 pub struct Opened {
     ledger: Ledger,
-    open: Vec<String>,
+    open: Vec<(String, FunctionName)>,
     written: u64,
 }
 
@@ -237,17 +228,21 @@ impl Durable {
             ledger,
             host,
             cells: Mutex::default(),
+            memory: Memory::default(),
+            drivers: Drivers::default(),
             timers: Timers::default(),
-            turns: Semaphore::new(concurrency.max(1) as usize),
+            turns: Arc::new(Semaphore::new(concurrency.max(1) as usize)),
             calls: Semaphore::new(concurrency.max(1) as usize),
-            open: AtomicU64::new(open.len() as u64),
+            links: Semaphore::new(LINKS),
+            open: Arc::default(),
             written: AtomicU64::new(written),
             running: AtomicUsize::new(0),
             closed: watch::Sender::new(false),
             abandoned: AtomicBool::new(false),
         });
+        open.iter().for_each(|(_, function)| core.open.add(function));
         tokio::spawn(drive::keep_time(Arc::downgrade(&core)));
-        tokio::spawn(drive::resume(core.clone(), open));
+        tokio::spawn(drive::resume(core.clone(), open.into_iter().map(|(id, _)| id).collect()));
         tokio::spawn(sweep(Arc::downgrade(&core)));
         Durable { core }
     }
@@ -287,11 +282,11 @@ impl Durable {
     /// What an execution was begun with.
     pub async fn input(&self, arn: &str) -> Result<Option<String>, Refused> {
         let id = id_of(arn)?;
-        let found = self.core.ledger.read(move |db| rows::load(db, &id)).await?;
-        Ok(found.and_then(|e| e.operations().first().and_then(|o| o.input.clone())))
+        Ok(self.core.ledger.read(move |db| rows::input(db, &id)).await?)
     }
 
-    /// A page of an execution's history behind this event, with the number of each, in AWS's shape.
+    /// A page of an execution's history behind this event, in AWS's shape: at most so many events, and no more than an answer
+    /// should hold. The second value is where the next page begins.
     pub async fn history(
         &self,
         arn: &str,
@@ -299,11 +294,12 @@ impl Durable {
         reverse: bool,
         limit: usize,
         data: bool,
-    ) -> Result<Vec<(u64, Value)>, Refused> {
+    ) -> Result<(Vec<Value>, Option<u64>), Refused> {
         let id = self.get(arn).await?.id;
         let whose = id.clone();
-        let events = self.core.ledger.read(move |db| rows::events(db, &whose, after, reverse, limit)).await?;
-        Ok(events.into_iter().map(|(n, event)| (n, history::shown(event, &id, data))).collect())
+        let bounds = (limit, HISTORY_BYTES);
+        let (events, next) = self.core.ledger.read(move |db| rows::events(db, &whose, after, reverse, bounds)).await?;
+        Ok((events.into_iter().map(|event| history::shown(event, &id, data)).collect(), next))
     }
 
     /// Executions, with their place in the order.
@@ -317,7 +313,42 @@ impl Durable {
             return Err(Refused::Invalid(format!("Error object size must be less than {MAX_ANSWER} bytes.")));
         }
         let head = self.get(arn).await?;
-        self.core.change(&head.id, move |execution, now| Ok(execution.stop(error, now))).await
+        self.core.change(&head.id, None, move |execution, now| Ok(execution.stop(error, now))).await
+    }
+
+    /// Pauses an execution: its function is not invoked until it is resumed. What is under way outside of it goes on.
+    pub async fn pause(&self, arn: &str, asked: PauseRequest) -> Result<(), Refused> {
+        let id = self.get(arn).await?.id;
+        self.core.change(&id, None, move |execution, now| execution.pause(asked, now).map_err(conflict)).await
+    }
+
+    /// Goes on with an execution that is paused, or is to be.
+    pub async fn resume(&self, arn: &str, reason: Option<String>, client_token: Option<String>) -> Result<(), Refused> {
+        let id = self.get(arn).await?.id;
+        let work = move |execution: &mut Execution, now| execution.resume(reason, client_token, now).map_err(conflict);
+        self.core.change(&id, None, work).await
+    }
+
+    /// Removes an execution that is over, and all that is kept of it. The answer is when; ms since 1970.
+    pub async fn delete(&self, arn: &str) -> Result<u64, Refused> {
+        let head = self.get(arn).await?;
+        if !head.status.is_over() {
+            return Err(conflict("The durable execution is not over: stop it first."));
+        }
+        let core = self.core.clone();
+        to_its_end(async move {
+            let cell = core.cell(&head.id);
+            // Whoever still works on it finds nothing afterwards.
+            let mut place = cell.held.lock().await;
+            let id = head.id.clone();
+            let bytes = core.ledger.write(move |db| rows::delete(db, &id), |_| {}).await?.ok_or_else(unknown)?;
+            *place = None;
+            core.drivers.clear(&head.id);
+            let left = |now: u64| Some(now.saturating_sub(bytes));
+            core.written.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).ok();
+            Ok(now_ms())
+        })
+        .await
     }
 
     /// Answers a callback.
@@ -332,22 +363,24 @@ impl Durable {
             Ok(Err(_)) => return Err(Refused::Invalid("The result of a callback must be UTF-8.".into())),
             Err(error) => Err(error),
         };
-        self.on_callback(callback, |execution, id, now| execution.answer(id, answer, now)).await
+        let room = self.core.memory.growth(size)?;
+        self.on_callback(callback, Some(room), |execution, id, now| execution.answer(id, answer, now)).await
     }
 
     /// Whoever is to answer a callback is still there.
     pub async fn heartbeat(&self, callback: &str) -> Result<(), Refused> {
-        self.on_callback(callback, |execution, id, now| execution.heartbeat(id, now)).await
+        self.on_callback(callback, None, |execution, id, now| execution.heartbeat(id, now)).await
     }
 
     async fn on_callback(
         &self,
         callback: &str,
+        grows: Option<Room>,
         work: impl FnOnce(&mut Execution, &str, u64) -> Result<(), NoCallback> + Send + 'static,
     ) -> Result<(), Refused> {
         let missing = || Refused::NotFound("Callback not found.".into());
         let (id, operation) = tokens::parse_callback(callback).ok_or_else(missing)?;
-        let done = self.core.change(&id, move |execution, now| {
+        let done = self.core.change(&id, grows, move |execution, now| {
             execution.fire(now);
             // Also where it is refused: what was due has taken place.
             Ok(work(execution, &operation, now))
@@ -386,6 +419,10 @@ impl Durable {
         self.close();
         self.core.abandoned.store(true, Ordering::Release);
     }
+}
+
+fn conflict(text: &str) -> Refused {
+    Refused::Conflict(text.into())
 }
 
 fn unknown() -> Refused {
@@ -434,35 +471,22 @@ impl Core {
             return Err(Refused::Invalid(format!("The function {function} is not durable: it has no DurableConfig.")));
         };
         start.name.as_deref().map_or(Ok(()), check_name)?;
+        // One more run of the function in the chain of calls that led here.
+        let trace = start.trace.map(|trace| self.host.next_trace(&start.function, &trace)).transpose()?;
         let id = random_id()?;
         let name = start.name.clone().unwrap_or_else(|| id.clone());
         let arn = format!("{}/durable-execution/{name}/{id}", place.function(function, Some(meant.version.as_str())));
         let input = String::from_utf8(start.input.to_vec());
         let input = input.map_err(|_| Refused::Invalid("The input must be UTF-8.".into()))?;
         let head = Head {
-            id,
-            arn,
             name,
-            function: start.function,
             version: meant.version,
-            status: Status::Running,
-            started_ms: now_ms(),
-            ended_ms: None,
             timeout_s: config.execution_timeout,
             retention_days: config.retention_period_in_days,
             input_digest: digest(input.as_bytes()),
-            result: None,
-            error: None,
-            ready: true,
-            not_before_ms: 0,
-            failures: 0,
-            setbacks: 0,
-            changes: 0,
-            told: 0,
-            events: 0,
-            written: 0,
-            trace: start.trace,
+            trace,
             parent,
+            ..Head::blank(id, arn, start.function, now_ms())
         };
         let (core, execution) = (self.clone(), Execution::start(head, input));
         to_its_end(async move { core.enter(execution).await }).await
@@ -471,12 +495,18 @@ impl Core {
     /// Stores a new execution and sees to it.
     async fn enter(self: &Arc<Self>, mut execution: Execution) -> Result<Started, Refused> {
         self.room()?;
+        let beginning = self.open.begin(&execution.head.function)?;
+        let room = self.memory.room(Use::Brief, execution.head.written).await?;
         let write = Write::of(&mut execution).map_err(unwritable)?;
+        let head = &execution.head;
+        let (id, arn, version) = (head.id.clone(), head.arn.clone(), head.version.clone());
+        let cell = self.cell(&id);
+        // From here: who finds it on the disk before this is done waits until it is in memory.
+        let mut place = cell.held.lock().await;
         let taken = self.ledger.write(move |db| rows::insert(db, &write), |_| {}).await?;
         if let Some(there) = taken {
-            let new = &execution.head;
             let same = (&there.function, &there.version, &there.input_digest, &there.parent);
-            if same != (&new.function, &new.version, &new.input_digest, &new.parent) {
+            if same != (&head.function, &head.version, &head.input_digest, &head.parent) {
                 let text = format!(
                     "A durable execution named '{}' was started already with another input or another function: choose another name.",
                     there.name
@@ -486,29 +516,23 @@ impl Core {
             let cell = self.cell(&there.id);
             return Ok(Started { id: there.id, arn: there.arn, version: there.version, cell });
         }
-        self.open.fetch_add(1, Ordering::Relaxed);
-        self.written.fetch_add(execution.head.written, Ordering::Relaxed);
-        let head = &execution.head;
-        let (id, arn, version) = (head.id.clone(), head.arn.clone(), head.version.clone());
-        let cell = self.cell(&id);
-        let mut held = cell.held.lock().await;
-        let counted = execution.head.written;
-        let held = held.insert(Held { execution, driven: false, open: true, counted });
+        beginning.begun();
+        self.written.fetch_add(head.written, Ordering::Relaxed);
+        let held = place.insert(Held::new(execution, room));
         self.arrange(&id, &cell, held, now_ms());
-        Ok(Started { id, arn, version, cell: cell.clone() })
+        leave(&mut place);
+        drop(place);
+        Ok(Started { id, arn, version, cell })
     }
 
     fn room(&self) -> Result<(), Refused> {
-        let full = |what: String| Err(Refused::Platform(Error::new(ErrorKind::Throttled, what)));
-        if self.open.load(Ordering::Relaxed) >= MAX_OPEN {
-            return full(format!("{MAX_OPEN} durable executions are open, the limit: stop some, or try again later"));
+        if self.written.load(Ordering::Relaxed) < MAX_STORED {
+            return Ok(());
         }
-        if self.written.load(Ordering::Relaxed) >= MAX_STORED {
-            return full(format!(
-                "durable executions take {MAX_STORED} bytes, the limit: it falls when the retention period of old ones is over"
-            ));
-        }
-        Ok(())
+        let text = format!(
+            "durable executions take {MAX_STORED} bytes, the limit: it falls when the retention period of old ones is over"
+        );
+        Err(Refused::Platform(Error::new(ErrorKind::Throttled, text)))
     }
 
     /// The place of an execution in memory, made if it is not there.
@@ -520,40 +544,52 @@ impl Core {
         if cells.len() >= 64 && cells.len() == cells.capacity() {
             cells.retain(|_, cell| cell.strong_count() > 0);
         }
-        let cell = Arc::new(Cell { held: Lock::default(), ended: watch::Sender::new(false) });
+        let cell = Arc::new(Cell::new());
         cells.insert(id.to_owned(), Arc::downgrade(&cell));
         cell
     }
 
-    /// What is held of an execution, read if it is not in memory.
-    async fn hold<'a>(&self, id: &str, cell: &Cell, held: &'a mut Option<Held>) -> Result<&'a mut Held, Refused> {
+    /// What is held of an execution, read if it is not in memory, when there is room for it.
+    async fn hold<'a>(
+        &self,
+        id: &str,
+        cell: &Cell,
+        held: &'a mut Option<Held>,
+        what: Use,
+    ) -> Result<&'a mut Held, Refused> {
         if held.is_none() {
             let whose = id.to_owned();
+            // It stays as large until it is read: who changes it has its lock.
+            let size = self.ledger.read(move |db| rows::size(db, &whose)).await?.ok_or_else(unknown)?;
+            let room = self.memory.room(what, size).await?;
+            let whose = id.to_owned();
             let execution = self.ledger.read(move |db| rows::load(db, &whose)).await?.ok_or_else(unknown)?;
-            let open = !execution.ended();
-            cell.ended.send_replace(!open);
-            let counted = execution.head.written;
-            *held = Some(Held { execution, driven: false, open, counted });
+            cell.ended.send_replace(execution.ended());
+            *held = Some(Held::new(execution, room));
         }
         held.as_mut().ok_or_else(unknown)
     }
 
-    /// Changes an execution. The change is durable when this returns, and is carried out also when nobody waits any more.
+    /// Changes an execution. The change is durable when this returns, and is carried out also when nobody waits any more. `grows`:
+    /// room for what comes to it.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         id: &str,
+        grows: Option<Room>,
         work: impl FnOnce(&mut Execution, u64) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
         let (core, id) = (self.clone(), id.to_owned());
         to_its_end(async move {
             let cell = core.cell(&id);
             let mut place = cell.held.lock().await;
-            let held = core.hold(&id, &cell, &mut place).await?;
+            let held = core.hold(&id, &cell, &mut place, Use::Brief).await?;
             let now = now_ms();
             let done = work(&mut held.execution, now);
             if done.is_ok() || held.execution.is_fresh() {
+                held.grow(grows);
                 core.settle(&id, &cell, &mut place, now).await?;
             }
+            leave(&mut place);
             done
         })
         .await
@@ -563,8 +599,10 @@ impl Core {
     async fn look<T>(&self, id: &str, look: impl FnOnce(&Execution) -> T) -> Result<T, Refused> {
         let cell = self.cell(id);
         let mut place = cell.held.lock().await;
-        let held = self.hold(id, &cell, &mut place).await?;
-        Ok(look(&held.execution))
+        let held = self.hold(id, &cell, &mut place, Use::Brief).await?;
+        let seen = look(&held.execution);
+        leave(&mut place);
+        Ok(seen)
     }
 
     /// Writes what changed and sees to what follows from it.
@@ -581,6 +619,7 @@ impl Core {
             if let Err(error) = self.ledger.write(move |db| rows::update(db, &write), |_| {}).await {
                 // What is in memory is ahead of the disk: it is read again.
                 *place = None;
+                self.drivers.clear(id);
                 self.timers.set(id, Some(now + UNWRITTEN_MS));
                 return Err(error.into());
             }
@@ -597,37 +636,46 @@ impl Core {
         if held.execution.ended() {
             self.timers.set(id, None);
             if std::mem::replace(&mut held.open, false) {
-                self.open.fetch_sub(1, Ordering::Relaxed);
+                self.open.end(&held.execution.head.function);
                 cell.ended.send_replace(true);
                 if let Some(parent) = held.execution.head.parent.clone() {
-                    let head = held.execution.head.clone();
-                    tokio::spawn(chain::tell(self.clone(), parent, head));
+                    tokio::spawn(chain::tell(self.clone(), parent, id.to_owned()));
                 }
             }
             return;
         }
-        if !held.driven && held.execution.wants_invocation(now) && !self.is_closed() {
-            held.driven = true;
-            tokio::spawn(drive::drive(self.clone(), id.to_owned(), cell.clone()));
+        if held.execution.wants_invocation(now)
+            && !self.is_closed()
+            && let Some(number) = self.drivers.take(id)
+        {
+            // Where nobody waits for a turn it stays in memory for whoever drives it; else it is read again when its turn comes.
+            let turn = self.turns.clone().try_acquire_owned().ok().filter(|_| held.take_room(&self.memory));
+            held.awaited = turn.is_some();
+            let turn = turn.map(|turn| (turn, cell.clone()));
+            tokio::spawn(drive::drive(self.clone(), id.to_owned(), number, turn));
         }
-        self.timers.set(id, held.execution.next_due(!held.driven));
+        self.timers.set(id, held.execution.next_due(!self.drivers.any(id)));
     }
 
     /// Waits until an execution is over.
     async fn end_of(self: &Arc<Self>, started: &Started) -> Result<Head, Refused> {
         let mut ended = started.cell.ended.subscribe();
-        // One that was there already may have ended before anybody here looked at it.
-        {
-            let mut held = started.cell.held.lock().await;
-            self.hold(&started.id, &started.cell, &mut held).await?;
+        let head = || {
+            let id = started.id.clone();
+            self.ledger.read(move |db| rows::head(db, &id))
+        };
+        // One that was there already may have ended before.
+        let now = head().await?.ok_or_else(unknown)?;
+        if now.status.is_over() {
+            return Ok(now);
         }
+        drop(now);
         let mut closed = self.closed.subscribe();
         tokio::select! {
             _ = ended.wait_for(|ended| *ended) => {}
             _ = closed.wait_for(|closed| *closed) => return Err(shutting_down().into()),
         }
-        let id = started.id.clone();
-        self.ledger.read(move |db| rows::head(db, &id)).await?.ok_or_else(unknown)
+        head().await?.ok_or_else(unknown)
     }
 }
 

@@ -143,10 +143,27 @@ pub(super) fn load(db: &Connection, id: &str) -> rusqlite::Result<Option<Executi
     Ok(Some(Execution::restored(head, operations)))
 }
 
-/// The ids of executions that are not over, oldest first.
-pub(super) fn open(db: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut ids = db.prepare("SELECT id FROM executions WHERE status = 'RUNNING' ORDER BY seq")?;
-    ids.query_map([], |row| row.get(0))?.collect()
+/// What an execution has written, in bytes.
+pub(super) fn size(db: &Connection, id: &str) -> rusqlite::Result<Option<u64>> {
+    db.prepare_cached("SELECT written FROM executions WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()
+}
+
+/// What an execution was begun with: its first operation has it.
+pub(super) fn input(db: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
+    let mut first = db
+        .prepare_cached("SELECT o.data FROM operations o JOIN executions x USING (seq) WHERE x.id = ?1 AND o.at = 0")?;
+    let first = first.query_row([id], |row| read::<Operation>(row, 0)).optional()?;
+    Ok(first.and_then(|operation| operation.input))
+}
+
+/// The ids of executions that are not over, oldest first, and whose they are.
+pub(super) fn open(db: &Connection) -> rusqlite::Result<Vec<(String, FunctionName)>> {
+    let mut found = db.prepare("SELECT id, function FROM executions WHERE expires_ms IS NULL ORDER BY seq")?;
+    let name = |row: &Row<'_>| {
+        let text = row.get_ref(1)?.as_str()?;
+        FunctionName::parse(text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, e.into()))
+    };
+    found.query_map([], |row| Ok((row.get(0)?, name(row)?)))?.collect()
 }
 
 /// Bytes of everything that is kept.
@@ -154,24 +171,34 @@ pub(super) fn written(db: &Connection) -> rusqlite::Result<u64> {
     db.query_row("SELECT coalesce(sum(written), 0) FROM executions", [], |row| row.get(0))
 }
 
-/// One page of an execution's history: events behind this number, or before it.
+/// One page of an execution's history: events behind this number, or before it, at most so many, and at most so many bytes, but one in
+/// any case. The second value is the number of the last one where there are more.
 pub(super) fn events(
     db: &Connection,
     id: &str,
     after: Option<u64>,
     reverse: bool,
-    limit: usize,
-) -> rusqlite::Result<Vec<(u64, Value)>> {
+    (limit, bytes): (usize, usize),
+) -> rusqlite::Result<(Vec<Value>, Option<u64>)> {
     let from = after.unwrap_or(if reverse { i64::MAX as u64 } else { 0 });
     let select = |compare: &str, order: &str| {
         format!(
             "SELECT e.id, e.data FROM events e JOIN executions x USING (seq)
-             WHERE x.id = ?1 AND e.id {compare} ?2 ORDER BY e.id {order} LIMIT ?3"
+             WHERE x.id = ?1 AND e.id {compare} ?2 ORDER BY e.id {order}"
         )
     };
-    let mut rows = db.prepare_cached(&if reverse { select("<", "DESC") } else { select(">", "ASC") })?;
-    let found = rows.query_map(params![id, from as i64, limit as i64], |row| Ok((row.get(0)?, read(row, 1)?)))?;
-    found.collect()
+    let mut select = db.prepare_cached(&if reverse { select("<", "DESC") } else { select(">", "ASC") })?;
+    let mut rows = select.query(params![id, from as i64])?;
+    let (mut found, mut size, mut last) = (Vec::new(), 0, None);
+    while let Some(row) = rows.next()? {
+        size += row.get_ref(1)?.as_str()?.len();
+        if found.len() >= limit || (size > bytes && !found.is_empty()) {
+            return Ok((found, last));
+        }
+        found.push(read(row, 1)?);
+        last = Some(row.get(0)?);
+    }
+    Ok((found, None))
 }
 
 /// Which executions are asked for.
@@ -197,7 +224,7 @@ pub struct Filter {
     pub limit: usize,
 }
 
-/// Executions, with their place in the order.
+/// Executions, with their place in the order, and without what came of them: a thousand results would be too much at once.
 pub(super) fn list(db: &Connection, filter: &Filter) -> rusqlite::Result<Vec<(i64, Head)>> {
     let mut clauses = vec!["1".to_owned()];
     let mut values: Vec<Sql> = Vec::new();
@@ -231,12 +258,33 @@ pub(super) fn list(db: &Connection, filter: &Filter) -> rusqlite::Result<Vec<(i6
     }
     let order = if filter.oldest_first { "ASC" } else { "DESC" };
     let select = format!(
-        "SELECT seq, head FROM executions WHERE {} ORDER BY seq {order} LIMIT {}",
+        "SELECT seq, json_remove(head, '$.result', '$.error') FROM executions WHERE {} ORDER BY seq {order} LIMIT {}",
         clauses.join(" AND "),
         filter.limit
     );
     let mut rows = db.prepare(&select)?;
     rows.query_map(params_from_iter(values), |row| Ok((row.get(0)?, read(row, 1)?)))?.collect()
+}
+
+fn remove(db: &Connection, seq: i64) -> rusqlite::Result<()> {
+    for statement in [
+        "DELETE FROM operations WHERE seq = ?1",
+        "DELETE FROM events WHERE seq = ?1",
+        "DELETE FROM executions WHERE seq = ?1",
+    ] {
+        db.prepare_cached(statement)?.execute([seq])?;
+    }
+    Ok(())
+}
+
+/// Removes an execution that is over. The answer is its bytes; `None`: there is none.
+pub(super) fn delete(db: &Connection, id: &str) -> rusqlite::Result<Option<u64>> {
+    let mut found =
+        db.prepare_cached("SELECT seq, written FROM executions WHERE id = ?1 AND expires_ms IS NOT NULL")?;
+    let found: Option<(i64, u64)> = found.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((seq, written)) = found else { return Ok(None) };
+    remove(db, seq)?;
+    Ok(Some(written))
 }
 
 /// Removes executions whose time of being kept is over, at most so many. The answer is their bytes and their number.
@@ -246,13 +294,7 @@ pub(super) fn sweep(db: &Connection, now: u64, limit: usize) -> rusqlite::Result
         .query_map(params![i64::try_from(now).unwrap_or(i64::MAX), limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (seq, _) in &found {
-        for statement in [
-            "DELETE FROM operations WHERE seq = ?1",
-            "DELETE FROM events WHERE seq = ?1",
-            "DELETE FROM executions WHERE seq = ?1",
-        ] {
-            db.prepare_cached(statement)?.execute([seq])?;
-        }
+        remove(db, *seq)?;
     }
     Ok((found.iter().map(|(_, written)| written).sum(), found.len()))
 }

@@ -13,35 +13,14 @@ use super::machine::{Ending, Fresh};
 use super::tokens::Token;
 use super::types::*;
 use super::*;
+use crate::recursion;
 
 const ID: &str = "01234567-89ab-4def-8123-456789abcdef";
 
 fn head(timeout_s: u64) -> Head {
-    Head {
-        id: ID.into(),
-        arn: format!("arn:aws:lambda:r:1:function:f:$LATEST/durable-execution/n/{ID}"),
-        name: "n".into(),
-        function: FunctionName::parse("f").unwrap(),
-        version: "$LATEST".into(),
-        status: Status::Running,
-        started_ms: 1000,
-        ended_ms: None,
-        timeout_s,
-        retention_days: 1,
-        input_digest: String::new(),
-        result: None,
-        error: None,
-        ready: true,
-        not_before_ms: 0,
-        failures: 0,
-        setbacks: 0,
-        changes: 0,
-        told: 0,
-        events: 0,
-        written: 0,
-        trace: None,
-        parent: None,
-    }
+    let arn = format!("arn:aws:lambda:r:1:function:f:$LATEST/durable-execution/n/{ID}");
+    let blank = Head::blank(ID.into(), arn, FunctionName::parse("f").unwrap(), 1000);
+    Head { name: "n".into(), version: "$LATEST".into(), timeout_s, retention_days: 1, ..blank }
 }
 
 fn update(id: &str, kind: Kind, action: Action) -> Update {
@@ -83,6 +62,10 @@ fn begun(timeout_s: u64) -> Execution {
 
 fn wait(id: &str, seconds: i64) -> Update {
     Update { wait_options: Some(WaitOptions { wait_seconds: Some(seconds) }), ..update(id, Kind::Wait, Action::Start) }
+}
+
+fn pause_request(stops_clock: bool) -> PauseRequest {
+    PauseRequest { reason: None, stops_clock, client_token: None }
 }
 
 fn said(text: &str) -> Ending {
@@ -145,6 +128,67 @@ fn steps_are_tried_again_when_they_say_so() {
         execution.fresh.events.iter().map(|(_, e)| e["EventType"].as_str().unwrap_or_default().to_owned()).collect();
     let wanted = ["ExecutionStarted", "StepStarted", "StepFailed", "InvocationCompleted", "StepStarted", "StepFailed"];
     assert_eq!(kinds, wanted);
+}
+
+#[test]
+fn a_pause_takes_effect_at_the_next_checkpoint() {
+    let mut execution = begun(100);
+    execution.pause(pause_request(true), 2000).unwrap();
+    assert_eq!(execution.head.status, Status::Pausing);
+    let done = execution.checkpoint(vec![wait("w", 5)], None, &anywhere, 3000).unwrap();
+    assert_eq!((done.token, execution.head.status), (None, Status::Paused));
+    let held = Token { execution: ID.into(), invocation: execution.invocation().unwrap().into(), sequence: 1 };
+    assert!(!execution.is_current(&held), "its token is revoked");
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 3100);
+    // Waits end meanwhile; the function is not invoked, and the execution's time stands still.
+    execution.fire(8000);
+    assert_eq!(execution.operation("w").map(|o| o.status), Some(OperationStatus::Succeeded));
+    assert!(!execution.wants_invocation(8000) && execution.next_due(true) == Some(execution.deadline()));
+    execution.fire(900_000);
+    assert_eq!(execution.head.status, Status::Paused);
+    assert_eq!(execution.pause(pause_request(true), 900_000), Err("The durable execution is paused already."));
+    execution.resume(Some("done".into()), Some("t".into()), 903_000).unwrap();
+    assert_eq!(execution.resume(Some("done".into()), Some("t".into()), 903_000), Ok(()), "the same request again");
+    assert_eq!(execution.resume(None, None, 903_000), Err("The durable execution is not paused."));
+    assert!(execution.wants_invocation(903_000));
+    assert_eq!(execution.deadline(), 1000 + 100_000 + 900_000);
+    let told: Vec<&str> = execution.fresh.events.iter().map(|(_, e)| e["EventType"].as_str().unwrap()).collect();
+    assert!(told.contains(&"ExecutionPaused") && told.contains(&"ExecutionResumed"), "{told:?}");
+}
+
+#[test]
+fn a_pause_can_be_taken_back_and_an_interrupted_invocation_is_made_again() {
+    // Taken back before a checkpoint: nothing has happened.
+    let mut execution = begun(100);
+    execution.pause(pause_request(true), 2000).unwrap();
+    execution.resume(None, None, 2100).unwrap();
+    assert!(checkpoint(&mut execution, vec![wait("w", 5)], 2200).is_ok() && execution.head.status == Status::Running);
+    // An invocation that suspends takes the pause with it; its wait goes on, and so does the clock if it is to.
+    execution.pause(pause_request(false), 2300).unwrap();
+    execution.finish(said(r#"{"Status":"PENDING"}"#), 2400);
+    assert_eq!((execution.head.status, execution.deadline()), (Status::Paused, 101_000));
+    execution.resume(None, None, 2500).unwrap();
+    assert!(!execution.wants_invocation(2500), "it still waits");
+    execution.fire(7200);
+    execution.begin("b", 7200);
+    // One that was cut off at a checkpoint is made again, whatever it says of that.
+    for ending in [Ending::Failed(ErrorObject::default()), said(r#"{"Status":"FAILED"}"#), said("nonsense")] {
+        execution.pause(pause_request(true), 7300).unwrap();
+        execution.checkpoint(vec![], None, &anywhere, 7300).unwrap();
+        execution.finish(ending, 7400);
+        assert_eq!((execution.head.failures, execution.wants_invocation(7400)), (0, false));
+        execution.resume(None, None, 7400).unwrap();
+        assert!(execution.wants_invocation(7400));
+        execution.begin("b", 7400);
+    }
+    execution.finish(Ending::Setback, 7450);
+    execution.head.not_before_ms = 7500;
+    // One that ends while it is to be paused has ended.
+    execution.begin("c", 7500);
+    execution.pause(pause_request(true), 7600).unwrap();
+    execution.finish(said(r#"{"Status":"SUCCEEDED"}"#), 7700);
+    assert_eq!((execution.head.status, execution.head.pause.is_none()), (Status::Succeeded, true));
+    assert_eq!(execution.resume(None, None, 7800), Err("The durable execution is over."));
 }
 
 #[test]
@@ -281,6 +325,8 @@ enum Happens {
     Chained(u8, bool),
     Finish(u8),
     Stop,
+    Pause(bool),
+    Resume,
     Begin,
     Restart,
 }
@@ -294,6 +340,8 @@ fn happens() -> impl Strategy<Value = Happens> {
         2 => (0u8..6, any::<bool>()).prop_map(|(id, good)| Happens::Chained(id, good)),
         3 => (0u8..8).prop_map(Happens::Finish),
         1 => Just(Happens::Stop),
+        2 => any::<bool>().prop_map(Happens::Pause),
+        3 => Just(Happens::Resume),
         6 => Just(Happens::Begin),
         2 => Just(Happens::Restart),
     ]
@@ -346,10 +394,20 @@ proptest! {
             let (ended, finals) = (execution.ended(), finals(&execution));
             match event {
                 Happens::Checkpoint(updates) if execution.invocation().is_some() && !ended => {
+                    execution.fire(now);
+                    if execution.ended() {
+                        continue;
+                    }
                     let before = (execution.head.clone(), execution.operations().len());
-                    let updates = updates.into_iter().map(|(id, kind, action)| made(id, kind, action)).collect();
-                    if checkpoint(&mut execution, updates, now).is_err() {
-                        prop_assert_eq!(&before, &(execution.head.clone(), execution.operations().len()));
+                    let updates: Vec<Update> =
+                        updates.into_iter().map(|(id, kind, action)| made(id, kind, action)).collect();
+                    let most: u64 = updates.iter().map(check::most).sum();
+                    match checkpoint(&mut execution, updates, now) {
+                        Err(_) => prop_assert_eq!(&before, &(execution.head.clone(), execution.operations().len())),
+                        Ok(_) => prop_assert!(
+                            before.0.status == Status::Pausing || execution.head.written - before.0.written <= most,
+                            "counted low"
+                        ),
                     }
                 }
                 Happens::Checkpoint(_) => {}
@@ -371,6 +429,14 @@ proptest! {
                     _ => said(r#"{"Status":"PENDING"}"#),
                 }, now),
                 Happens::Stop => { execution.stop(None, now); }
+                Happens::Pause(stops_clock) => {
+                    let done = execution.pause(pause_request(stops_clock), now);
+                    prop_assert!(done.is_err() || matches!(execution.head.status, Status::Pausing | Status::Paused));
+                }
+                Happens::Resume => {
+                    let done = execution.resume(None, None, now);
+                    prop_assert!(done.is_err() || execution.head.status == Status::Running);
+                }
                 Happens::Begin if execution.wants_invocation(now) => {
                     invocations += 1;
                     execution.begin(&format!("00000000-0000-4000-8000-{invocations:012}"), now);
@@ -392,6 +458,7 @@ proptest! {
                 prop_assert_eq!(execution.operation(&id).map(|o| Operation::clone(o)), Some(operation));
             }
             prop_assert!(!ended || execution.ended());
+            prop_assert!(execution.head.status != Status::Paused || !execution.wants_invocation(u64::MAX));
             // What is not over is invoked, or woken by time, or waits for somebody outside, and ends at its deadline.
             if !execution.ended() {
                 prop_assert!(execution.next_due(true).is_some_and(|at| at <= execution.deadline()));
@@ -403,6 +470,30 @@ proptest! {
         prop_assert_eq!(ids.len(), execution.operations().len());
         execution.fire(execution.deadline());
         prop_assert!(execution.ended());
+    }
+
+    #[test]
+    fn what_an_update_may_add_is_not_counted_low(text in "[\"\\\\\\x00-\\x1fa-zé]{0,300}", started in any::<bool>(), kind in 1u8..6, action in 0u8..5) {
+        let mut execution = begun(60);
+        let first = made(1, kind, 0);
+        if started {
+            checkpoint(&mut execution, vec![first], 2000).unwrap();
+        }
+        let failed = matches!(action, 2 | 3);
+        let update = Update {
+            name: (!started).then(|| "n".repeat(200)),
+            sub_type: (!started).then(|| "Step".into()),
+            payload: (!failed).then(|| text.clone()),
+            error: failed.then(|| ErrorObject { error_data: Some(text.clone()), ..ErrorObject::new("E", text.clone()) }),
+            ..made(1, kind, action)
+        };
+        let (before, most) = (execution.head.written, check::most(&update));
+        let nobody = |_: &str| Err(ErrorObject::new("ResourceNotFoundException", "Function not found: g"));
+        let done = execution.checkpoint(vec![update], None, if started { &anywhere } else { &nobody }, 2000);
+        if done.is_ok() {
+            let added = execution.head.written - before;
+            prop_assert!(added <= most, "{added} of {most}");
+        }
     }
 
     #[test]
@@ -424,11 +515,15 @@ fn finals(execution: &Execution) -> Vec<(String, Operation)> {
 /// What a function does with an invocation: its own door to its execution, and its event.
 type Play = Box<dyn Fn(Durable, Value) -> Boxed<'static, Result<Vec<u8>, Error>> + Send + Sync>;
 
+/// What was run, with its trace.
+type Ran = Arc<Mutex<Vec<(String, String)>>>;
+
 struct Stage {
     place: Place,
     play: Play,
     durable: Mutex<Option<Gate>>,
     config: DurableConfig,
+    ran: Ran,
 }
 
 impl Host for Stage {
@@ -441,6 +536,8 @@ impl Host for Stage {
     }
     fn run(&self, invocation: Invocation<Bytes>) -> Boxed<'_, Result<Outcome<Bytes>, Error>> {
         let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
+        let trace = invocation.context.as_ref().and_then(|c| c.trace.clone()).unwrap_or_default();
+        self.ran.lock().unwrap().push((invocation.function.to_string(), trace));
         let durable = self.durable.lock().unwrap().clone().unwrap().durable().unwrap();
         let playing = (self.play)(durable, event);
         Box::pin(async move {
@@ -469,14 +566,28 @@ impl Host for Stage {
     fn place(&self) -> &Place {
         &self.place
     }
+    fn next_trace(&self, function: &FunctionName, trace: &str) -> Result<String, Error> {
+        // As the catalogue does it, for functions that may not call themselves.
+        let arn = self.place.function(function.as_str(), None);
+        match recursion::runs(Some(trace), &arn) {
+            0..recursion::MAX_RUNS => Ok(recursion::next_trace(trace, &arn)),
+            _ => Err(Error::new(ErrorKind::RecursiveInvocation, "a loop")),
+        }
+    }
 }
 
 fn stage(dir: &Path, play: Play) -> Durable {
+    stage_that_tells(dir, play).0
+}
+
+/// The same, with what it runs.
+fn stage_that_tells(dir: &Path, play: Play) -> (Durable, Ran) {
     let config = DurableConfig { execution_timeout: 60, retention_period_in_days: 1 };
-    let stage = Arc::new(Stage { place: Place::default(), play, durable: Mutex::new(None), config });
+    let ran: Ran = Arc::default();
+    let stage = Arc::new(Stage { place: Place::default(), play, durable: Mutex::new(None), config, ran: ran.clone() });
     let durable = Durable::start(Opened::open(dir).unwrap(), stage.clone(), 4);
     *stage.durable.lock().unwrap() = Some(durable.gate());
-    durable
+    (durable, ran)
 }
 
 /// Ends a server as if by force, and waits until it has let go of its file.
@@ -525,7 +636,11 @@ fn counts(to: usize) -> Play {
                     Ok(answer) => answer,
                     Err(refused) => return Err(Error::new(ErrorKind::Internal, format!("{refused:?}"))),
                 };
-                token = answer["CheckpointToken"].as_str().unwrap().to_owned();
+                match answer["CheckpointToken"].as_str() {
+                    Some(next) => token = next.to_owned(),
+                    // Its execution is paused.
+                    None => return Ok(br#"{"Status":"PENDING"}"#.to_vec()),
+                }
             }
             Ok(br#"{"Status":"PENDING"}"#.to_vec())
         })
@@ -547,8 +662,8 @@ async fn executions_go_on_with_the_next_server() {
         let (found, head) = durable.invoke(start("f", Some(&format!("n{n}")))).await.unwrap();
         assert_eq!(&found.arn, arn, "the same name is the same execution");
         assert_eq!((head.status, head.result.as_deref()), (Status::Succeeded, Some("3")));
-        let history = durable.history(arn, None, false, 1000, true).await.unwrap();
-        let succeeded = history.iter().filter(|(_, e)| e["EventType"] == "StepSucceeded").count();
+        let (history, _) = durable.history(arn, None, false, 1000, true).await.unwrap();
+        let succeeded = history.iter().filter(|e| e["EventType"] == "StepSucceeded").count();
         assert_eq!(succeeded, 3);
     }
     let other = Start { input: Bytes::from_static(b"[]"), ..start("f", Some("n1")) };
@@ -597,6 +712,18 @@ async fn old_executions_are_removed() {
     assert_ne!(durable.begin(start("f", Some("old"))).await.unwrap().arn, started.arn, "the name is free again");
 }
 
+/// An update that begins a chained invoke.
+fn call(id: &str, function: &str) -> Value {
+    json!({"Id": id, "Type": "CHAINED_INVOKE", "Action": "START", "Payload": "{}",
+           "ChainedInvokeOptions": {"FunctionName": function}})
+}
+
+/// The chained invokes of an execution, as an invocation is told of them.
+fn calls(event: &Value) -> Vec<&Value> {
+    let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap();
+    operations.iter().filter(|o| o["Type"] == "CHAINED_INVOKE").collect()
+}
+
 #[tokio::test]
 async fn chained_invokes_are_carried_out_by_the_next_server_too() {
     let dir = tempfile::tempdir().unwrap();
@@ -617,13 +744,8 @@ async fn chained_invokes_are_carried_out_by_the_next_server_too() {
                         false => Err(Error::new(ErrorKind::Throttled, "not yet")),
                     };
                 }
-                let operations = event["InitialExecutionState"]["Operations"].as_array().unwrap().clone();
-                let calls: Vec<&Value> = operations.iter().filter(|o| o["Type"] == "CHAINED_INVOKE").collect();
+                let calls = calls(&event);
                 if calls.is_empty() {
-                    let call = |id: &str, function: &str| {
-                        json!({"Id": id, "Type": "CHAINED_INVOKE", "Action": "START", "Payload": "{}",
-                               "ChainedInvokeOptions": {"FunctionName": function}})
-                    };
                     let updates = json!([call("a", "child:$LATEST"), call("b", "plain"), call("c", "nobody")]);
                     let body = json!({"CheckpointToken": event["CheckpointToken"], "Updates": updates}).to_string();
                     let answer = durable.checkpoint(Caller::Api, &arn, body.as_bytes()).await.unwrap();
@@ -651,4 +773,279 @@ async fn chained_invokes_are_carried_out_by_the_next_server_too() {
     assert_eq!(head.result.as_deref(), Some(r#""\"child\"" "\"plain\"" null"#));
     let children = durable.list(Filter { limit: 10, ..Filter::default() }).await.unwrap();
     assert_eq!(children.len(), 2, "one execution for the parent and one for the child, in both lives");
+}
+
+/// Waits until this is so.
+async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(tokio::time::Instant::now() < end, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How many executions are in memory whole.
+fn in_memory(durable: &Durable) -> usize {
+    let cells = durable.core.cells.lock().unwrap();
+    let is_held = |cell: Arc<Cell>| cell.held.try_lock().is_ok_and(|held| held.is_some());
+    cells.values().filter_map(Weak::upgrade).filter(|cell| is_held(cell.clone())).count()
+}
+
+/// A function that waits until this is set, and ends.
+fn waits_for(open: watch::Sender<bool>) -> Play {
+    Box::new(move |_, _| {
+        let mut opened = open.subscribe();
+        Box::pin(async move {
+            opened.wait_for(|open| *open).await.unwrap();
+            Ok(br#"{"Status":"SUCCEEDED"}"#.to_vec())
+        })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn executions_that_wait_for_a_turn_are_not_in_memory() {
+    const INPUT: usize = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut open = watch::Sender::new(false);
+    let mut durable = stage(dir.path(), waits_for(open.clone()));
+    let mut callers = Vec::new();
+    for n in 0..40 {
+        let input = Bytes::from(format!("\"{}\"", "x".repeat(INPUT)));
+        let start = Start { input, ..start("f", Some(&format!("n{n}"))) };
+        let durable = durable.clone();
+        // Somebody waits for the end of each.
+        callers.push(tokio::spawn(async move { durable.invoke(start).await }));
+    }
+    for restarted in [false, true] {
+        if restarted {
+            for caller in callers.drain(..) {
+                caller.abort();
+                caller.await.ok();
+            }
+            durable.abandon();
+            open.send_replace(true);
+            end(durable).await;
+            open = watch::Sender::new(false);
+            durable = stage(dir.path(), waits_for(open.clone()));
+        }
+        until("four run, and nothing else is done", || {
+            let turns = durable.core.turns.available_permits();
+            let [brief, driven, _] = durable.core.memory.taken();
+            turns == 0 && brief == 0 && driven >= 4 * INPUT / 1024 && durable.core.drivers.count() == 40
+        })
+        .await;
+        assert_eq!(in_memory(&durable), 4, "those that have a turn");
+        let [_, driven, _] = durable.core.memory.taken();
+        assert!(driven < 4 * (3 * INPUT / 1024), "{driven} KiB for four");
+    }
+    open.send_replace(true);
+    until("all are let go of", || durable.core.drivers.count() == 0 && durable.core.memory.taken() == [0, 0, 0]).await;
+    let ended = Filter { statuses: vec![Status::Succeeded], limit: 100, ..Filter::default() };
+    assert_eq!(durable.list(ended).await.unwrap().len(), 40);
+    assert_eq!(in_memory(&durable), 0);
+}
+
+#[tokio::test]
+async fn a_stop_that_comes_while_an_execution_begins_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = stage(dir.path(), waits_for(watch::Sender::new(false)));
+    let core = durable.core.clone();
+    // The disk is busy: what follows waits for it side by side.
+    let busy = {
+        let core = core.clone();
+        tokio::spawn(async move {
+            let slow = |_: &rusqlite::Connection| {
+                std::thread::sleep(Duration::from_millis(300));
+                Ok(())
+            };
+            core.ledger.write(slow, |_| {}).await.unwrap()
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let entering = {
+        let core = core.clone();
+        let head = Head { started_ms: now_ms(), ..head(60) };
+        tokio::spawn(async move { core.enter(Execution::start(head, "{}".into())).await.map(|started| started.id) })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    core.change(ID, None, |execution, now| Ok(execution.stop(None, now))).await.unwrap();
+    busy.await.unwrap();
+    assert_eq!(entering.await.unwrap().unwrap(), ID);
+    assert_eq!(core.look(ID, |execution| execution.head.status).await.unwrap(), Status::Stopped);
+    let id = ID.to_owned();
+    assert_eq!(core.ledger.read(move |db| rows::head(db, &id)).await.unwrap().unwrap().status, Status::Stopped);
+    until("nobody drives it", || core.drivers.count() == 0).await;
+}
+
+/// A checkpoint of an invocation, as its function makes one.
+async fn ask(durable: &Durable, arn: &str, token: &Value, updates: Value) -> Result<Value, Refused> {
+    let body = json!({"CheckpointToken": token, "Updates": updates}).to_string();
+    durable.checkpoint(Caller::Api, arn, body.as_bytes()).await
+}
+
+#[tokio::test]
+async fn answers_come_in_pages_that_are_not_too_large() {
+    const EACH: usize = 900_000;
+    const COUNT: usize = 12;
+    let dir = tempfile::tempdir().unwrap();
+    let play: Play = Box::new(|durable, event| {
+        Box::pin(async move {
+            let arn = event["DurableExecutionArn"].as_str().unwrap().to_owned();
+            let id = id_of(&arn).unwrap();
+            let name = |n: usize| format!("c{n}");
+            let starts: Vec<Value> =
+                (0..COUNT).map(|n| json!({"Id": name(n), "Type": "CALLBACK", "Action": "START"})).collect();
+            let mut answer = ask(&durable, &arn, &event["CheckpointToken"], json!(starts)).await.unwrap();
+            for n in 0..COUNT {
+                let result = Bytes::from("x".repeat(EACH));
+                durable.answer(&tokens::callback(&id, &name(n)), Ok(result)).await.unwrap();
+            }
+            let ids = |answer: &Value| -> Vec<String> {
+                let all = answer["Operations"].as_array().unwrap();
+                all.iter().map(|o| o["Id"].as_str().unwrap().to_owned()).collect()
+            };
+            let wanted: Vec<String> = (0..COUNT).map(name).collect();
+            // As AWS's SDK for Python goes on: the first page is the answer's, the others are asked for.
+            answer = ask(&durable, &arn, &answer["CheckpointToken"], json!([])).await.unwrap();
+            assert!(answer.to_string().len() < (4 << 20) + 10_000, "{}", answer.to_string().len());
+            let first = ids(&answer["NewExecutionState"]);
+            let mut told = first.clone();
+            let mut marker = answer["NewExecutionState"]["NextMarker"].as_str().map(str::to_owned);
+            let token = answer["CheckpointToken"].as_str().unwrap();
+            while let Some(at) = marker {
+                let page = durable.state(Caller::Api, &arn, token, Some(&at), Some(1000)).await.unwrap();
+                assert!(page.to_string().len() < (4 << 20) + 10_000);
+                told.extend(ids(&page));
+                marker = page["NextMarker"].as_str().map(str::to_owned);
+            }
+            assert_eq!(told, wanted, "by asking for the rest");
+            // As its SDK for JavaScript does: it takes what the next answers bring.
+            let mut told = first;
+            while told.len() < COUNT {
+                answer = ask(&durable, &arn, &answer["CheckpointToken"], json!([])).await.unwrap();
+                told.extend(ids(&answer["NewExecutionState"]));
+            }
+            assert_eq!(told, wanted, "by going on");
+            assert_eq!(answer["NewExecutionState"]["NextMarker"], Value::Null);
+            // Many in little text.
+            let many: Vec<Value> =
+                (0..1001).map(|n| json!({"Id": format!("s{n}"), "Type": "STEP", "Action": "START"})).collect();
+            match ask(&durable, &arn, &answer["CheckpointToken"], json!(many)).await {
+                Err(Refused::Invalid(said)) => assert!(said.contains("at most 1000 updates"), "{said}"),
+                other => panic!("{other:?}"),
+            }
+            let fits = ask(&durable, &arn, &answer["CheckpointToken"], json!(many[..1000])).await.unwrap();
+            assert_eq!(ids(&fits["NewExecutionState"]).len(), 1000);
+            Ok(br#"{"Status":"SUCCEEDED"}"#.to_vec())
+        })
+    });
+    let durable = stage(dir.path(), play);
+    let (started, head) = durable.invoke(start("f", None)).await.unwrap();
+    assert_eq!((head.status, head.error), (Status::Succeeded, None));
+    // Its history is more than an answer holds as well, in either direction.
+    let mut numbers = Vec::new();
+    for reverse in [false, true] {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let (page, next) = durable.history(&started.arn, after, reverse, 1000, true).await.unwrap();
+            let size: usize = page.iter().map(|e| e.to_string().len()).sum();
+            assert!(size < (4 << 20) + 1_000_000, "{size}");
+            all.extend(page.iter().map(|e| e["EventId"].as_u64().unwrap()));
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        numbers.push(all);
+    }
+    assert_eq!(numbers[0], (1..=head.events).collect::<Vec<_>>());
+    numbers[1].reverse();
+    assert_eq!(numbers[0], numbers[1]);
+    let (page, next) = durable.history(&started.arn, Some(3), false, 2, true).await.unwrap();
+    assert_eq!((page.len(), page[0]["EventId"].as_u64(), next), (2, Some(4), Some(5)));
+}
+
+#[tokio::test]
+async fn what_comes_to_executions_in_memory_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let play: Play = Box::new(|durable, event| {
+        Box::pin(async move {
+            let arn = event["DurableExecutionArn"].as_str().unwrap().to_owned();
+            let update = json!([{"Id": "s", "Type": "STEP", "Action": "SUCCEED", "Payload": "1"}]);
+            let all = durable.core.memory.growth(usize::MAX).unwrap();
+            match ask(&durable, &arn, &event["CheckpointToken"], update.clone()).await {
+                Err(Refused::Platform(error)) => assert_eq!(error.kind, ErrorKind::Throttled),
+                other => panic!("{other:?}"),
+            }
+            drop(all);
+            ask(&durable, &arn, &event["CheckpointToken"], update).await.unwrap();
+            let [_, _, grown] = durable.core.memory.taken();
+            assert!(grown > 0, "what it holds is counted as long as it holds it");
+            Ok(br#"{"Status":"SUCCEEDED"}"#.to_vec())
+        })
+    });
+    let durable = stage(dir.path(), play);
+    let (_, head) = durable.invoke(start("f", None)).await.unwrap();
+    assert_eq!((head.status, head.error), (Status::Succeeded, None));
+    until("it is let go of", || durable.core.memory.taken() == [0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn chained_invokes_are_counted_like_any_call() {
+    let dir = tempfile::tempdir().unwrap();
+    // Each execution calls a plain function, and then its own function, and answers what came of that.
+    let play: Play = Box::new(|durable, event| {
+        Box::pin(async move {
+            let Some(arn) = event["DurableExecutionArn"].as_str().map(str::to_owned) else {
+                return Ok(b"\"plain\"".to_vec());
+            };
+            let calls = calls(&event);
+            if calls.is_empty() {
+                let updates = json!([call("a", "plain"), call("b", "f:$LATEST")]);
+                ask(&durable, &arn, &event["CheckpointToken"], updates).await.unwrap();
+                return Ok(br#"{"Status":"PENDING"}"#.to_vec());
+            }
+            if calls.iter().any(|o| o["Status"] == "STARTED") {
+                return Ok(br#"{"Status":"PENDING"}"#.to_vec());
+            }
+            let details = &calls[1]["ChainedInvokeDetails"];
+            let said = details["Result"].as_str().or(details["Error"]["ErrorType"].as_str()).unwrap();
+            Ok(json!({"Status": "SUCCEEDED", "Result": said}).to_string().into_bytes())
+        })
+    });
+    let (durable, ran) = stage_that_tells(dir.path(), play);
+    let (_, head) = durable.invoke(start("f", None)).await.unwrap();
+    assert_eq!(head.result.as_deref(), Some("RecursiveInvocationException"), "{head:?}");
+    let all = durable.list(Filter { limit: 100, ..Filter::default() }).await.unwrap();
+    // The first came without a trace and is not counted.
+    assert_eq!(all.len(), 1 + recursion::MAX_RUNS as usize);
+    let ran = ran.lock().unwrap();
+    let arn = Place::default().function("plain", None);
+    let plain: Vec<u32> =
+        ran.iter().filter(|(f, _)| f == "plain").map(|(_, t)| recursion::runs(Some(t), &arn)).collect();
+    assert_eq!(plain, vec![1; 1 + recursion::MAX_RUNS as usize], "a plain function is counted too");
+}
+
+#[tokio::test]
+async fn a_paused_execution_stays_so_over_servers_and_can_be_deleted_when_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = stage(dir.path(), counts(2));
+    let arn = durable.begin(start("f", Some("n"))).await.unwrap().arn;
+    durable.pause(&arn, pause_request(true)).await.unwrap();
+    until("it is paused", || durable.core.drivers.count() == 0).await;
+    assert!(matches!(durable.delete(&arn).await, Err(Refused::Conflict(_))));
+    end(durable).await;
+    let durable = stage(dir.path(), counts(2));
+    let filter = || Filter { statuses: vec![Status::Paused], limit: 9, ..Filter::default() };
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(durable.list(filter()).await.unwrap().len(), 1, "waits that end do not wake its function");
+    durable.resume(&arn, None, None).await.unwrap();
+    let (_, head) = durable.invoke(start("f", Some("n"))).await.unwrap();
+    assert_eq!((head.status, head.result.as_deref()), (Status::Succeeded, Some("2")));
+    let before = durable.core.written.load(Ordering::Relaxed);
+    durable.delete(&arn).await.unwrap();
+    assert_eq!(before - durable.core.written.load(Ordering::Relaxed), head.written);
+    assert!(matches!(durable.get(&arn).await, Err(Refused::NotFound(_))));
+    assert!(matches!(durable.delete(&arn).await, Err(Refused::NotFound(_))));
+    assert_ne!(durable.begin(start("f", Some("n"))).await.unwrap().arn, arn, "its name is free again");
 }

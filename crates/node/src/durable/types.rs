@@ -99,6 +99,10 @@ impl OperationStatus {
 pub enum Status {
     /// It runs or is suspended.
     Running,
+    /// It is to be paused at the next checkpoint of the invocation that runs.
+    Pausing,
+    /// Its function is not invoked until it is resumed.
+    Paused,
     /// Ended with a result.
     Succeeded,
     /// Ended with an error.
@@ -114,6 +118,8 @@ impl Status {
     pub fn name(self) -> &'static str {
         match self {
             Status::Running => "RUNNING",
+            Status::Pausing => "PAUSING",
+            Status::Paused => "PAUSED",
             Status::Succeeded => "SUCCEEDED",
             Status::Failed => "FAILED",
             Status::TimedOut => "TIMED_OUT",
@@ -121,12 +127,23 @@ impl Status {
         }
     }
     /// Every status that an execution of this server can have.
-    pub const ALL: &'static [Status] =
-        &[Status::Running, Status::Succeeded, Status::Failed, Status::TimedOut, Status::Stopped];
+    pub const ALL: &'static [Status] = &[
+        Status::Running,
+        Status::Pausing,
+        Status::Paused,
+        Status::Succeeded,
+        Status::Failed,
+        Status::TimedOut,
+        Status::Stopped,
+    ];
+    /// Whether nothing follows.
+    pub fn is_over(self) -> bool {
+        !matches!(self, Status::Running | Status::Pausing | Status::Paused)
+    }
     /// The state of its EXECUTION operation.
     pub(super) fn of_operation(self) -> OperationStatus {
         match self {
-            Status::Running => OperationStatus::Started,
+            Status::Running | Status::Pausing | Status::Paused => OperationStatus::Started,
             Status::Succeeded => OperationStatus::Succeeded,
             Status::Failed => OperationStatus::Failed,
             Status::TimedOut => OperationStatus::TimedOut,

@@ -249,6 +249,12 @@ impl Drop for HalfSent<'_> {
     }
 }
 
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Instance").field(&self.id).finish()
+    }
+}
+
 impl Instance {
     /// Takes over a worker that has said `ready`. `gone` is called once, when it can serve no more.
     pub fn adopt(
@@ -398,6 +404,11 @@ impl Instance {
     pub fn has(&self, id: &RequestId) -> bool {
         let talk = lock(&self.talk);
         talk.open.iter().any(|open| open.id == *id) || talk.busy.iter().any(|(busy, _)| busy == id)
+    }
+
+    /// The calls that were sent and are not answered.
+    pub fn open_calls(&self) -> Vec<String> {
+        lock(&self.talk).open.iter().map(|open| open.id.as_str().to_owned()).collect()
     }
 
     /// Takes back every call that the worker has not begun. Returns whether this one is not with the worker any more.

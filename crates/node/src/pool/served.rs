@@ -28,17 +28,18 @@ const MAX_LISTED: usize = runtime_api::MAX_EXTENSIONS + 1;
 
 impl Pool {
     /// Whether this function's box has a listener: a program of its own runs in it and speaks the Runtime API, instead of a
-    /// worker of ours, around one (`AWS_LAMBDA_EXEC_WRAPPER`), or beside one (external extensions); or the function is
-    /// durable, and reaches its own executions there.
+    /// worker of ours, around one (`AWS_LAMBDA_EXEC_WRAPPER`), or beside one (external extensions).
     pub(super) fn is_served(&self) -> bool {
         let config = &self.version.config;
         config.runtime.language == Language::Provided
             || self.wrapper().is_some()
-            || self.is_durable()
             || !self.external_extensions().is_empty()
+            // Without privilege the door of a durable function's clone could not tell who knocks: refused where such boxes are made.
+            || (self.is_durable() && self.shared.rootless && config.network == Network::Host)
     }
 
-    fn is_durable(&self) -> bool {
+    /// Whether the function reaches its own executions from its box.
+    pub(super) fn is_durable(&self) -> bool {
         self.version.fields.as_deref().is_some_and(|fields| fields.durable.is_some())
     }
 

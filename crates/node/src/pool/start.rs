@@ -12,7 +12,8 @@ use offshoot_model::invocation::FailureCause;
 use offshoot_model::{Error, ErrorKind, FunctionError, Language, Network, RuntimeName, StartKind};
 use offshoot_sandbox::control::State;
 use offshoot_sandbox::process::Exit;
-use offshoot_sandbox::{BoxRequest, Origin, Sandbox, SandboxError, Template};
+use offshoot_sandbox::served::PORT;
+use offshoot_sandbox::{BoxRequest, Listener, Origin, Sandbox, SandboxError, Template};
 use serde::Serialize;
 use tokio::sync::SemaphorePermit;
 
@@ -20,6 +21,7 @@ use super::instance::{Birth, Breach, Instance, Said, breach_of};
 use super::tap::{LogTap, now_ms};
 use super::{InitFailure, Pool, Refusal};
 use crate::observe::InitAbout;
+use crate::runtime_api::{self, Whose};
 use crate::templates::{LIBRARY_PATH, Mode, program};
 
 /// How long a template may take to clone itself before the start goes another way.
@@ -92,6 +94,8 @@ pub(super) struct Loaded {
     sandbox: Sandbox,
     birth: Birth,
     tap: Arc<LogTap>,
+    /// Whom the door of a durable function's clone is for.
+    whose: Option<Whose>,
 }
 
 impl Pool {
@@ -120,11 +124,14 @@ impl Pool {
         self.shared.metrics.started(loaded.birth.kind, loaded.birth.start, loaded.birth.init);
         let pool = self.clone();
         let gone = move |instance: Arc<Instance>| pool.forget(&instance);
-        let Loaded { mut sandbox, birth, tap } = loaded;
+        let Loaded { mut sandbox, birth, tap, whose } = loaded;
         sandbox.keep();
         let process = sandbox.process.clone();
         let (channel, claims) = (sandbox.channel, sandbox.claims);
         let instance = Instance::adopt(self.shared.next_id(), birth, process.clone(), channel, claims, tap, gone);
+        if let Some(whose) = whose {
+            whose.is(&instance);
+        }
         if self.shared.settings.cpu_limits {
             let cpu = self.version.config.cpu_millis();
             tokio::task::spawn_blocking(move || process.settle(cpu));
@@ -150,7 +157,7 @@ impl Pool {
     }
 
     async fn start_somehow(self: &Arc<Self>) -> Result<Loaded, Refusal> {
-        if self.version.config.snapshot && !self.is_served() {
+        if self.version.config.snapshot {
             match self.restore().await {
                 Ok(Some(loaded)) => return Ok(loaded),
                 Ok(None) => {}
@@ -186,6 +193,10 @@ impl Pool {
                 }
             }
         }
+        if self.is_durable() {
+            // Without a template: the way to its executions is that of programs that bring their own runtime.
+            return self.start_served(&installed).await;
+        }
         let began = Instant::now();
         let boot = program(&installed, Mode::Boot, self.shared.templates.runtime_dir());
         let sandbox = self.shared.driver.start_box(Origin::Boot(&boot), &self.request(false)).await.map_err(refused)?;
@@ -208,7 +219,8 @@ impl Pool {
 
     /// The function's own template, made now if there is none. `None`: not possible now, start another way.
     pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Option<Arc<Template>>, Refusal> {
-        if self.is_served() {
+        if self.is_served() || (self.is_durable() && self.version.config.network == Network::Host) {
+            // On the machine's network every box has another port for its door, which a function that is loaded already does not hear of.
             return Ok(None);
         }
         let mut state = self.snapshot.lock().await;
@@ -287,6 +299,8 @@ impl Pool {
             tmp: config.tmp.bytes(),
             host_network: config.network == Network::Host,
             snapshot,
+            // A function template runs nobody's calls.
+            listens: self.is_durable() && !snapshot,
         }
     }
 
@@ -299,8 +313,15 @@ impl Pool {
         snapshot: bool,
     ) -> Result<Loaded, Refusal> {
         let began = Instant::now();
-        // A program of the function's own that takes longer is said to be ready, and its first call waits for it (AWS).
-        let more = if self.is_served() { SERVED_GRACE } else { Duration::ZERO };
+        let more = if self.is_served() {
+            // A program of the function's own that takes longer is said to be ready, and its first call waits for it (AWS).
+            SERVED_GRACE
+        } else if self.is_durable() {
+            // An execution is not to fail because the machine is busy while its function loads: as long as a call may take.
+            self.version.config.timeout.duration()
+        } else {
+            Duration::ZERO
+        };
         let limit = Duration::from_millis(self.shared.limits.init_ms) + more;
         let runtime = self.shared.runtimes.resolve(self.version.config.runtime).map_err(Refusal::Platform)?.actual.name;
         let Some((stdout, stderr)) = sandbox.logs.take() else {
@@ -326,7 +347,12 @@ impl Pool {
             initialization: self.initialization(),
         };
         tap.tell(self.system.init_start(&about));
-        let header = self.load_header(kind == StartKind::Restore, snapshot).map_err(Refusal::Platform)?;
+        let door = match &sandbox.listener {
+            Some(listener) => Some(listener.port),
+            None => (snapshot && self.is_durable()).then_some(PORT),
+        };
+        let whose = sandbox.listener.take().map(|listener| self.open_door(listener, &sandbox));
+        let header = self.load_header(kind == StartKind::Restore, snapshot, door).map_err(Refusal::Platform)?;
         sandbox.channel.writer.send(&header, &[]).await.ok();
         let answer = tokio::time::timeout(limit, sandbox.channel.reader.next()).await;
         let init = began.elapsed();
@@ -350,7 +376,7 @@ impl Pool {
                         function = %self.version.config.name, %version, kind = kind.name(), ?start, ?init, worker_us = init_us, "started"
                     );
                     tap.tell(self.system.init_done(&about, init, None));
-                    return Ok(Loaded { sandbox, birth: Birth { kind, runtime, start, init }, tap });
+                    return Ok(Loaded { sandbox, birth: Birth { kind, runtime, start, init }, tap, whose });
                 }
                 Ok(Said::Ready { .. }) => {
                     let why = "this worker cannot be made a template on this machine";
@@ -405,7 +431,15 @@ impl Pool {
         }
     }
 
-    fn load_header(&self, resume: bool, snapshot: bool) -> Result<Vec<u8>, Error> {
+    /// Lets the programs of a clone to the executions of their function.
+    fn open_door(&self, listener: Listener, sandbox: &Sandbox) -> Whose {
+        let host = (self.version.config.network == Network::Host).then_some(sandbox.uid);
+        let calls = self.version.config.max_concurrency as usize;
+        runtime_api::serve_door(listener, self.shared.durable.get().cloned(), sandbox.process.clone(), host, calls)
+    }
+
+    /// `door`: the port at which a durable function reaches its own executions.
+    fn load_header(&self, resume: bool, snapshot: bool, door: Option<u16>) -> Result<Vec<u8>, Error> {
         let config = &self.version.config;
         let mut seed = [0u8; 32];
         getrandom::fill(&mut seed).map_err(|e| Error::new(ErrorKind::Internal, "no random bytes").caused_by(e))?;
@@ -468,6 +502,8 @@ impl Pool {
         if config.max_concurrency > 1 {
             env.push(("AWS_LAMBDA_MAX_CONCURRENCY", &concurrency));
         }
+        let endpoint = door.map(runtime_api::endpoint);
+        env.extend(endpoint.as_deref().map(|endpoint| (runtime_api::ENDPOINT, endpoint)));
         for (key, value) in &config.env {
             env.retain(|(have, _)| have != key);
             env.push((key, value));

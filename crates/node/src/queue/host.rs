@@ -33,13 +33,13 @@ impl Host for NodeHost {
         }
         let Context { qualifier, client_context, trace } = context;
         invocation.context = Some(Box::new(CallContext { qualifier, client_context, trace, identity: None }));
-        if let Err(looped) = self.catalog.count_run(&mut invocation) {
-            return Box::pin(async move { Err(looped) });
-        }
         if self.durable.concerns(&invocation.function) {
             // Named by the item: an item that is run again finds the execution that it began.
             let name = Some(invocation.id.as_str().to_owned());
             return Box::pin(self.durable.hand_over(invocation, name));
+        }
+        if let Err(looped) = self.catalog.count_run(&mut invocation) {
+            return Box::pin(async move { Err(looped) });
         }
         Box::pin(self.invoker.invoke(invocation))
     }

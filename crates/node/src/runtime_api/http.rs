@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::body::{self, Ending};
 use super::room::{Bounded, Meter};
@@ -34,15 +35,30 @@ const EXTENSION: &str = "/2020-01-01/";
 /// An answer.
 pub type Reply = Response<Full<Bytes>>;
 
-/// Serves one connection to its end.
+/// Serves one connection to an environment to its end.
 pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
+    let large = environment.large.clone();
+    connection(stream, large, move |request, meter| {
+        let environment = environment.clone();
+        async move { route(&environment, request, &meter).await }
+    })
+    .await;
+}
+
+/// Serves one connection to its end. `large`: places for requests that are more than small.
+pub(super) async fn connection<F: Future<Output = Reply>>(
+    stream: TcpStream,
+    large: Arc<Semaphore>,
+    route: impl Fn(Request<Incoming>, Arc<Meter>) -> F,
+) {
     stream.set_nodelay(true).ok();
     let meter = Arc::new(Meter::default());
-    let stream = Bounded::new(stream, meter.clone(), environment.large.clone());
-    let service = service_fn(move |request| {
-        let (environment, meter) = (environment.clone(), meter.clone());
+    let stream = Bounded::new(stream, meter.clone(), large);
+    let service = service_fn(|request| {
+        let meter = meter.clone();
+        let reply = route(request, meter.clone());
         async move {
-            let mut reply = route(&environment, request, &meter).await;
+            let mut reply = reply.await;
             if meter.answered() {
                 reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -85,7 +101,7 @@ async fn route(environment: &Arc<Environment>, request: Request<Incoming>, meter
         };
     }
     if path.starts_with(durable::PREFIX) {
-        return durable::route(environment, request).await;
+        return durable::route(environment.durable(), || environment.calls(), request).await;
     }
     if let Some(rest) = path.strip_prefix(EXTENSION) {
         return extensions::route(environment, rest, request).await;

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::pump::{Log, Pump};
 use super::state::Event;
 use super::telemetry::Connecting;
-use super::{Environment, Invoke, Load, News, body, http, peer, random_id, relay};
+use super::{Environment, Invoke, Load, News, body, durable, http, peer, random_id, relay};
 use crate::durable::Gate;
 use crate::pool::tap::now_ms;
 
@@ -172,11 +172,12 @@ async fn live(
     let mut variables = load.env;
     if setup.durable.is_some() {
         // Where the SDKs find the operations that `durable` serves, unless the function says otherwise.
-        let address = format!("http://127.0.0.1:{}", door.port);
-        variables.entry("AWS_ENDPOINT_URL_LAMBDA".to_owned()).or_insert(address);
+        variables.entry(durable::ENDPOINT.to_owned()).or_insert(durable::endpoint(door.port));
     }
     let (runtime_env, extension_env) = environments(variables, door.port, &environment.token, setup.provided);
-    let _door = Abort(tokio::spawn(accept(environment.clone(), door.listener, host, calls)));
+    let serving = environment.clone();
+    let _door =
+        Abort(tokio::spawn(accept(door.listener, host, calls, move |stream| http::serve(serving.clone(), stream))));
     let mut life = Life {
         environment,
         has_init: true,
@@ -233,8 +234,14 @@ fn environments(mut env: BTreeMap<String, String>, port: u16, token: &str, provi
     (runtime, extensions)
 }
 
-/// Takes connections, as many at once as there may be.
-async fn accept(environment: Arc<Environment>, listener: TcpListener, host: Option<u32>, calls: usize) {
+/// Takes connections, as many at once as there may be where so many calls run side by side. `host`: the listener is on the machine's own
+/// network, and only this user is let in.
+pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    host: Option<u32>,
+    calls: usize,
+    serve: impl Fn(TcpStream) -> F,
+) {
     let least = if calls > 1 { CONNECTIONS_CONCURRENT } else { CONNECTIONS };
     let places = Arc::new(Semaphore::new(least + CONNECTIONS_PER_CALL * calls));
     let mut connections = tokio::task::JoinSet::new();
@@ -250,23 +257,24 @@ async fn accept(environment: Arc<Environment>, listener: TcpListener, host: Opti
             }
         };
         while connections.try_join_next().is_some() {}
-        let environment = environment.clone();
+        let local = stream.local_addr();
+        let serving = serve(stream);
         connections.spawn(async move {
             let _place = place;
             if let Some(uid) = host
-                && !is_ours(uid, from, &stream).await
+                && !is_ours(uid, from, local).await
             {
                 tracing::warn!(%from, "a stranger connected to the Runtime API of a function and was refused");
                 return;
             }
-            http::serve(environment, stream).await;
+            serving.await;
         });
     }
 }
 
 /// On the machine's own network: whether the connection comes out of the box.
-async fn is_ours(uid: u32, from: SocketAddr, stream: &TcpStream) -> bool {
-    let (SocketAddr::V4(from), Ok(SocketAddr::V4(local))) = (from, stream.local_addr()) else { return false };
+async fn is_ours(uid: u32, from: SocketAddr, local: std::io::Result<SocketAddr>) -> bool {
+    let (SocketAddr::V4(from), Ok(SocketAddr::V4(local))) = (from, local) else { return false };
     tokio::task::spawn_blocking(move || peer::is_of(uid, from, local)).await.unwrap_or(false)
 }
 

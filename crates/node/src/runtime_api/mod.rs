@@ -34,6 +34,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+pub use durable::{ENDPOINT, Whose, endpoint, serve as serve_door};
 pub use life::{Setup, serve};
 use pump::Pump;
 pub use state::MAX_EXTENSIONS;
