@@ -356,6 +356,23 @@ fn misuse_is_answered_in_aws_s_words() {
 }
 
 #[test]
+fn a_call_that_was_written_to_a_poll_and_not_read_goes_to_another() {
+    let server = SERVER.get();
+    for calls in ["1", "4"] {
+        for poll in ["before", "after"] {
+            let name = format!("drops-{poll}-{calls}");
+            let env = json!({"POLL": poll}).to_string();
+            server.deploy(&name, &provided("drops"), &[("env", &env), ("maxConcurrency", calls), ("timeout", "5s")]);
+            for n in 1..=3 {
+                // The pool has long been told that the instance is free, and both polls wait.
+                std::thread::sleep(Duration::from_millis(200));
+                assert_eq!(reply(&server, &name, &json!({"n": n})), json!({"event": {"n": n}, "dropped": n}), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn nobody_else_reaches_the_runtime_api_of_a_box() {
     let server = SERVER.get();
     let mine = probe(&server, "mine", &[]);

@@ -13,7 +13,7 @@ use offshoot_model::function::defaults;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
     Answer, CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionError, FunctionName, HttpReply,
-    Invocation, Limits, Network, Outcome, Phases, Place, Report, RuntimeName, SandboxKind, StartKind,
+    Invocation, Limits, Network, Outcome, Phases, Place, Reason, Report, RuntimeName, SandboxKind, StartKind,
 };
 use offshoot_node::durable::{self, Durable};
 use offshoot_node::observe::LogEntry;
@@ -208,7 +208,10 @@ impl Node {
             "/fail/timeout" => failed(FailureCause::Timeout, r#"{"errorMessage":"Task timed out after 3.00 seconds"}"#),
             "/fail/memory" => failed(FailureCause::OutOfMemory, "not json"),
             "/fail/init" => failed(FailureCause::Init, "{}"),
-            "/fail/rate" => Err(Error::new(ErrorKind::Throttled, "rate limit of 5 per second reached")),
+            "/fail/rate" => {
+                let error = Error::new(ErrorKind::Throttled, "rate limit of 5 per second reached");
+                Err(error.because(Reason::RateLimit))
+            }
             "/fail/busy" => Err(Error::new(ErrorKind::Throttled, "all 3 instances are busy")),
             _ => {
                 let body = serde_json::to_vec(&serde_json::json!({

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 
 use offshoot_model::function::RESERVED_ENV;
 use offshoot_model::{
-    CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionName, MiB, Millis, Network, RuntimeName,
+    CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionName, MiB, Millis, Network, Reason, RuntimeName,
     SandboxKind,
 };
 
@@ -801,7 +801,7 @@ pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Fault> {
 /// What is wrong with an archive, in AWS's words; ours go to the diagnostics.
 pub(super) fn bad_code(error: Error) -> Fault {
     match error.kind {
-        ErrorKind::BadArchive if error.message.starts_with("Unzipped size") => fault(Rule::Invalid, error.message),
+        ErrorKind::BadArchive if error.reason == Some(Reason::UnzippedSize) => fault(Rule::Invalid, error.message),
         ErrorKind::BadArchive => {
             tracing::info!(why = error.message, "an archive was refused");
             fault(Rule::Invalid, "Could not unzip uploaded file. Please check your file, then try to upload again.")

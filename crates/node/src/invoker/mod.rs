@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
-    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Network, Outcome, Phases, Report,
-    RequestId, StartKind,
+    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Network, Outcome, Phases, Reason,
+    Report, RequestId, StartKind,
 };
 use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
@@ -163,6 +163,7 @@ impl Invoker {
                     version.config.name, version.config.rate_limit
                 ),
             )
+            .because(Reason::RateLimit)
         })
     }
 

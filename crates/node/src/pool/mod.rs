@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use offshoot_model::{Error, ErrorKind, FunctionError, Limits, Place, RequestId, RuntimeName, StartKind};
+use offshoot_model::{Error, ErrorKind, FunctionError, Limits, Place, Reason, RequestId, RuntimeName, StartKind};
 use offshoot_sandbox::{Driver, Template};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -478,6 +478,7 @@ impl Pool {
                 self.shared.limits.queue_wait_ms
             ),
         )
+        .because(Reason::FunctionConcurrency)
     }
 
     /// The best instance now, if there is one. Quick calls are kept together: they go behind those that run.

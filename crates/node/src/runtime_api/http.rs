@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::body::{self, Ending};
-use super::room::{Bounded, Meter};
+use super::room::{self, Bounded, Meter};
 use super::state::{Event, Misuse};
 use super::{Answering, Bounds, Environment, Told, durable, extensions, stream};
 
@@ -34,13 +34,14 @@ const EXTENSION: &str = "/2020-01-01/";
 /// An answer.
 pub type Reply = Response<Full<Bytes>>;
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. A call that was written to it and not read goes to another poll.
 pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
     stream.set_nodelay(true).ok();
     let meter = Arc::new(Meter::default());
     let stream = Bounded::new(stream, meter.clone(), environment.large.clone());
+    let (served, metered) = (environment.clone(), meter.clone());
     let service = service_fn(move |request| {
-        let (environment, meter) = (environment.clone(), meter.clone());
+        let (environment, meter) = (served.clone(), metered.clone());
         async move {
             let mut reply = route(&environment, request, &meter).await;
             if meter.answered() {
@@ -49,7 +50,7 @@ pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
             Ok::<_, Infallible>(reply)
         }
     });
-    let done = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         // No time limit: between two requests of a runtime lies a call, and its connections are counted.
         .header_read_timeout(None)
         .title_case_headers(true)
@@ -57,10 +58,16 @@ pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
         .max_header_size(MAX_HEAD.max(MAX_TRAILERS))
         .max_buf_size(MAX_HEAD)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = done {
+        .serve_connection(TokioIo::new(stream), service);
+    let done = (&mut connection).await;
+    if let Err(error) = &done {
         tracing::debug!(%error, "a connection to the Runtime API broke off");
+    }
+    if let Some(call) = meter.given() {
+        let stream = connection.into_parts().io.into_inner().into_inner();
+        if done.is_err() || meter.is_broken() || room::is_lost(stream).await {
+            environment.on(Event::NotTaken(call)).ok();
+        }
     }
 }
 
@@ -70,7 +77,7 @@ async fn route(environment: &Arc<Environment>, request: Request<Incoming>, meter
     if let Some(rest) = path.strip_prefix(RUNTIME) {
         return match (rest, &method) {
             ("ping", &Method::GET) => text(StatusCode::OK, "pong"),
-            ("runtime/invocation/next", &Method::GET) => next(environment).await,
+            ("runtime/invocation/next", &Method::GET) => next(environment, meter).await,
             ("runtime/init/error", &Method::POST) => init_error(environment, request, Event::InitError, meter).await,
             ("runtime/restore/next", &Method::GET) if environment.snap_start() => restore_next(environment).await,
             ("runtime/restore/error", &Method::POST) if environment.snap_start() => {
@@ -103,9 +110,10 @@ fn answer_route(rest: &str) -> Option<(&str, bool)> {
     }
 }
 
-async fn next(environment: &Arc<Environment>) -> Reply {
+async fn next(environment: &Arc<Environment>, meter: &Meter) -> Reply {
     match environment.wait(Event::Next).await {
         Ok(Told::Call(call)) => {
+            meter.give(&call.id);
             let mut reply = Response::new(Full::new(call.payload.clone()));
             call.write_headers(reply.headers_mut());
             reply
