@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::error::CliError;
+use crate::cli::term::complain;
 use crate::config::{Auth, Env, LogFormat, ServeConfig, WarmRuntimes};
 use crate::outbox::Outbox;
 use crate::remote::Endpoints;
@@ -66,12 +67,12 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
         .map_err(|e| CliError::config(format!("the directory {} cannot be made: {e}", tmp_dir.display())))?;
     tokio::spawn(say_what_is_missing(config.clone(), node.clone()));
     let api = ApiState::new(Served { node: node.clone(), tmp_dir }, options);
-    eprintln!(
+    complain(&format!(
         "offshoot {} serves http://{address} after {:.0} ms · data in {}",
         env!("CARGO_PKG_VERSION"),
         began.elapsed().as_secs_f64() * 1000.0,
         config.data_dir.display()
-    );
+    ));
     let stop = accept_until_told(&listener, &api).await?;
     drop(listener);
     stop_gently(&node, &api, config.drain.duration(), stop).await;
@@ -142,13 +143,14 @@ async fn accept_until_told(listener: &TcpListener, api: &Arc<ApiState<Served>>) 
 async fn stop_gently(node: &Node, api: &ApiState<Served>, limit: Duration, mut stop: Stop) {
     let running = node.invoker().in_flight();
     if running > 0 {
-        eprintln!("offshoot: finishing {running} invocations, at most {} s; signal again to stop now", limit.as_secs());
+        let most = limit.as_secs();
+        complain(&format!("offshoot: finishing {running} invocations, at most {most} s; signal again to stop now"));
     }
     api.drain();
     tokio::select! {
         left = node.drain(limit) => {
             if left > 0 {
-                eprintln!("offshoot: {left} invocations did not finish in time and are stopped");
+                complain(&format!("offshoot: {left} invocations did not finish in time and are stopped"));
             }
             // The last answers are on their way: connections close by themselves once they are written.
             let written = Instant::now();
@@ -156,7 +158,7 @@ async fn stop_gently(node: &Node, api: &ApiState<Served>, limit: Duration, mut s
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        () = stop.told() => eprintln!("offshoot: stopping now"),
+        () = stop.told() => complain("offshoot: stopping now"),
     }
 }
 
@@ -352,6 +354,8 @@ fn raise_file_limit() {
 fn start_diagnostics(config: &ServeConfig) {
     let colour = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_max_level(config.log).with_writer(std::io::stderr).with_target(false);
+    // Whoever read it may have gone: that would be told to standard error too, and nobody listens there.
+    let builder = builder.log_internal_errors(false);
     match config.log_format {
         LogFormat::Json => drop(builder.json().try_init()),
         LogFormat::Text => drop(builder.with_ansi(colour).try_init()),
