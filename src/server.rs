@@ -83,6 +83,9 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
 
 /// Settings that name what this machine has not are no reason not to serve, but their author wants to know.
 async fn say_what_is_missing(config: ServeConfig, node: Arc<Node>) {
+    for (what, cure) in config.remarks() {
+        tracing::warn!("{what}; {cure}");
+    }
     for dir in config.runtime_paths.iter().filter(|dir| !dir.is_dir()) {
         tracing::warn!("runtime_paths: {} is not a directory: no runtime is looked for there", dir.display());
     }

@@ -163,7 +163,7 @@ pub static SETTINGS: &[Setting] = &[
         env: "OFFSHOOT_TOKEN_FILE",
         takes: Takes::One("FILE"),
         scope: Scope::Both,
-        help: "A file that holds the token; default: the file 'token' in the data directory, when there is one",
+        help: "A file that holds the token; default: the file 'token' in the data directory, when there is one. Only its owner should read it",
         set: |d, raw| raw.path().map(|path| d.token_file = Some(path)),
         get: |d| json!(d.token_file),
     },
@@ -597,6 +597,7 @@ impl Draft {
         let serve = ServeConfig {
             listen: (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(),
             token: None,
+            token_file: None,
             auth: Auth::Usual,
             data_dir: env.data_dir(),
             log: LevelFilter::INFO,

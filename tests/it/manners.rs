@@ -148,6 +148,32 @@ fn a_server_goes_on_that_nobody_listens_to() {
 }
 
 #[test]
+fn a_token_that_can_be_guessed_is_remarked_on_where_others_reach_it() {
+    let said_of = |listen: &str, token: &str| {
+        let data = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut command = Command::new(binary());
+        command.args(["serve", "--listen", &format!("{listen}:{port}"), "--warm-runtimes", "none", "--data-dir"]);
+        command.arg(data.path()).env("OFFSHOOT_TOKEN", token).env("XDG_CONFIG_HOME", "/nonexistent");
+        let mut server = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("it serves", PATIENCE, || {
+            Conn::open(port).and_then(|mut c| c.request("GET", "/health", &[], b"")).is_ok_and(|a| a.status == 200)
+        });
+        thread::sleep(Duration::from_millis(100));
+        signal(server.id(), "TERM");
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+        std::io::read_to_string(server.stderr.take().unwrap()).unwrap()
+    };
+    let said = said_of("0.0.0.0", "changeme");
+    assert!(said.contains("it can be guessed") && said.contains("openssl rand -hex 32"), "{said}");
+    assert!(!said.contains("changeme"), "{said}");
+    for (listen, token) in [("127.0.0.1", "changeme"), ("0.0.0.0", "3b241101-e2bb-4255-8caf-4136c566a962")] {
+        let said = said_of(listen, token);
+        assert!(!said.contains("guessed"), "{said}");
+    }
+}
+
+#[test]
 fn a_bootstrap_that_cannot_be_executed_is_told_at_once() {
     let server = SERVER.get();
     let dir = dir_of("bootstrap", "#!/bin/sh\nexit 0\n");
