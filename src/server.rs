@@ -14,7 +14,7 @@ use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome
 use offshoot_node::queue::Pace;
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
-    Catalog, DeployRequest, Deployed, Durable, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue,
+    Catalog, DeployRequest, Deployed, Durable, Keyring, Load, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue,
     QueueSettings, Roles, Settings, Streamed, Version, Warm,
 };
 use offshoot_sandbox::process::Without;
@@ -187,6 +187,7 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
         limits: config.limits.clone(),
         pool: PoolSettings {
             keep_alive: config.keep_alive.duration(),
+            template_keep_alive: config.template_keep_alive.map_or(Duration::MAX, |ms| ms.duration()),
             freeze_after: config.freeze_after.map_or(Duration::MAX, |ms| ms.duration()),
             prewarm: config.prewarm,
             spares: config.spares as usize,
@@ -246,7 +247,7 @@ struct Served {
 }
 
 impl Backend for Served {
-    async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
+    async fn deploy(&self, request: DeployRequest, load: Load) -> Result<Deployed, Error> {
         let node = self.node.clone();
         to_its_end(async move { node.deploy(request, load).await }).await.inspect(warn)
     }

@@ -38,6 +38,8 @@ pub struct ServeConfig {
     pub runtime_paths: Vec<PathBuf>,
     /// How long an idle instance is kept.
     pub keep_alive: Millis,
+    /// How long the template of a function without instances is kept; `None` = always.
+    pub template_keep_alive: Option<Millis>,
     /// How long an instance is idle before it is frozen; `None` = never.
     pub freeze_after: Option<Millis>,
     /// Whether instances are started ahead of expected calls.

@@ -60,7 +60,48 @@ fn a_deployment_says_whether_the_function_loads(lang: Lang) {
     assert_eq!((plain.get("loaded"), plain.get("warning")), (None, None));
 }
 
+fn a_strict_deployment_keeps_what_works(lang: Lang) {
+    let server = SERVER.get();
+    let (file, broken, good) = match lang {
+        Lang::Node => {
+            ("index.js", "throw new RangeError('no luck')", "exports.handler = async () => ({ body: 'works' })")
+        }
+        Lang::Python => ("index.py", "raise LookupError('no luck')\n", "def handler(req): return {'body': 'works'}\n"),
+        Lang::Ruby => ("index.rb", "raise RangeError, 'no luck'\n", "def handler(req) = { body: 'works' }\n"),
+    };
+    let (broken, good) = (dir_of(file, broken), dir_of(file, good));
+    for snapshot in ["off", "on"] {
+        let name = format!("strict-{}-{snapshot}", lang.dir());
+        let deploy = |dir: &tempfile::TempDir, more: &[&str]| {
+            let path = dir.path().to_str().unwrap();
+            let args = ["deploy", path, &name, "--handler", "index.handler", "--snapshot", snapshot, "--strict"];
+            run(&server, &[&args[..], more].concat())
+        };
+        // A function that is not there yet is not there afterwards, and nothing of it is.
+        deploy(&broken, &[]).exits(4).says(&["could not be initialised", "no luck", "nothing was deployed"]);
+        run(&server, &["show", &name]).exits(4);
+        run(&server, &["logs", &name]).exits(4);
+        let revision = deploy(&good, &["-o", "json"]).exits(0).json()["revision"].clone();
+        assert_eq!(server.invoke(&name, "").expect(200).json(), "works");
+        let document = deploy(&broken, &["-o", "json"]).exits(4).json();
+        assert_eq!((&document["error"]["kind"], &document["error"]["exitCode"]), (&json!("does-not-load"), &json!(4)));
+        assert_eq!(run(&server, &["show", &name, "-o", "json"]).exits(0).json()["function"]["revision"], revision);
+        let answer = server.native(&name, "").expect(200);
+        assert_eq!(
+            (answer.json(), answer.header("offshoot-start")),
+            (json!("works"), Some("warm")),
+            "its instances live on"
+        );
+        // It prints what it printed while it was tried.
+        assert!(server.logs(&name).iter().any(|line| line.contains("no luck")), "{:?}", server.logs(&name));
+        let other = deploy(&good, &["--env", "A=b", "-o", "json"]).exits(0).json();
+        assert!(other["revision"].as_u64() > revision.as_u64() && other["loaded"] == true, "{other}");
+    }
+    server.is_well();
+}
+
 per_language! {
+    a_strict_deployment_keeps_what_works
     a_deployment_says_whether_the_function_loads
 }
 

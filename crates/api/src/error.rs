@@ -139,6 +139,7 @@ impl From<Error> for Refusal {
         let status = match error.kind {
             ErrorKind::InvalidInput
             | ErrorKind::BadArchive
+            | ErrorKind::DoesNotLoad
             | ErrorKind::RuntimeMissing
             | ErrorKind::RecursiveInvocation => StatusCode::BAD_REQUEST,
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -44,6 +44,8 @@ kinds! {
     Conflict = "conflict", Caller, true;
     /// The archive cannot be accepted: not a zip, hostile, ambiguous or too large.
     BadArchive = "bad-archive", Caller, false;
+    /// The code cannot be loaded, and was to be deployed only if it can.
+    DoesNotLoad = "does-not-load", Caller, false;
     /// This machine does not have the runtime that the function names.
     RuntimeMissing = "runtime-missing", Caller, false;
     /// This machine cannot give the isolation that the function asks for.

@@ -154,7 +154,7 @@ impl From<Error> for AwsError {
     fn from(error: Error) -> Self {
         let text = error.message;
         let made = match error.kind {
-            ErrorKind::InvalidInput | ErrorKind::BadArchive => Self::invalid(text),
+            ErrorKind::InvalidInput | ErrorKind::BadArchive | ErrorKind::DoesNotLoad => Self::invalid(text),
             ErrorKind::TooLarge => Self::new(413, "RequestEntityTooLargeException", text),
             ErrorKind::NotFound => Self::not_found(text),
             ErrorKind::Conflict => Self::new(409, "ResourceConflictException", text),

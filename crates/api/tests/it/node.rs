@@ -22,7 +22,7 @@ use offshoot_node::queue::{
 };
 use offshoot_node::registry::Stats;
 use offshoot_node::{
-    Catalog, DeployRequest, Deployed, Keyring, LogStore, Metrics, Queue, Registry, Roles, Settings, Version,
+    Catalog, DeployRequest, Deployed, Keyring, Load, LogStore, Metrics, Queue, Registry, Roles, Settings, Version,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -225,7 +225,7 @@ impl Node {
 }
 
 impl Backend for Node {
-    async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
+    async fn deploy(&self, request: DeployRequest, load: Load) -> Result<Deployed, Error> {
         let bytes = std::fs::read(&request.archive).unwrap();
         self.uploaded.store(bytes.len() as u64, Ordering::SeqCst);
         if bytes.starts_with(b"bad") {
@@ -233,7 +233,7 @@ impl Backend for Node {
         }
         let version = self.put(request.name.as_str(), Convention::Event, &request.settings, bytes.len() as u64);
         let warning = bytes.starts_with(b"sick").then(|| "it cannot be loaded".to_owned());
-        Ok(Deployed { version, loaded: load && warning.is_none(), warning })
+        Ok(Deployed { version, loaded: load != Load::No && warning.is_none(), warning })
     }
     async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Deployed, Error> {
         if self.get(name).is_none() {

@@ -34,6 +34,8 @@ pub(crate) use start::{LATE_CLONES, civil, error_json};
 pub struct PoolSettings {
     /// How long an idle instance is kept.
     pub keep_alive: Duration,
+    /// How long the template of a function without instances is kept.
+    pub template_keep_alive: Duration,
     /// How long an instance is idle before it is frozen.
     pub freeze_after: Duration,
     /// Whether instances are started ahead of predicted demand.
@@ -151,7 +153,7 @@ impl Shared {
         for (_, id, pool) in idle.into_iter().take(share) {
             match id {
                 Some(id) => pool.evict(id),
-                None => pool.evict_template(),
+                None => pool.evict_template("for its memory"),
             }
         }
         false
@@ -794,6 +796,7 @@ impl Pool {
     }
 
     /// Housekeeping: freezes what has been idle for a while, ends what has been idle for long.
+    /// The function's template stays longer than its instances, which are made of it.
     pub fn tick(self: &Arc<Self>, now: Instant) {
         let keep = self.version.config.keep_alive.map_or(self.shared.settings.keep_alive, |ms| ms.duration());
         let freeze_after = self.shared.settings.freeze_after;
@@ -821,6 +824,10 @@ impl Pool {
             }
         }
         ended.iter().for_each(|entry| entry.instance.process.retire());
+        let unused = self.idle_template().map(|since| now.saturating_duration_since(since));
+        if unused.is_some_and(|time| time > self.shared.settings.template_keep_alive) {
+            self.evict_template("after its time");
+        }
     }
 
     /// Takes the peak of the last period into the prediction and starts what it wants, when there is room.
@@ -870,11 +877,11 @@ impl Pool {
     }
 
     /// Ends the function's template if it still has nothing to do; the next start makes another.
-    fn evict_template(&self) {
+    fn evict_template(&self, why: &str) {
         if self.idle_template().is_some()
             && let Ok(mut state) = self.snapshot.try_lock()
         {
-            tracing::info!(function = %self.version.config.name, "the template of an idle function was ended for its memory");
+            tracing::info!(function = %self.version.config.name, "the template of an idle function was ended {why}");
             state.forget();
         }
     }
