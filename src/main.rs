@@ -2,6 +2,9 @@
 //!
 //! Nothing is decided here.
 
+// Both panic when nobody reads what they write; `cli::term` does not.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod cli;
 mod config;
 mod outbox;

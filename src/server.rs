@@ -14,7 +14,7 @@ use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Limits, Outcome
 use offshoot_node::queue::Pace;
 use offshoot_node::runtime::RuntimeOptions;
 use offshoot_node::{
-    Catalog, DeployRequest, Deployed, Durable, Keyring, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue,
+    Catalog, DeployRequest, Deployed, Durable, Keyring, Load, LogStore, Metrics, Node, NodeConfig, PoolSettings, Queue,
     QueueSettings, Roles, Settings, Streamed, Version, Warm,
 };
 use offshoot_sandbox::process::Without;
@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::error::CliError;
+use crate::cli::term::complain;
 use crate::config::{Auth, Env, LogFormat, ServeConfig, WarmRuntimes};
 use crate::outbox::Outbox;
 use crate::remote::Endpoints;
@@ -66,12 +67,12 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
         .map_err(|e| CliError::config(format!("the directory {} cannot be made: {e}", tmp_dir.display())))?;
     tokio::spawn(say_what_is_missing(config.clone(), node.clone()));
     let api = ApiState::new(Served { node: node.clone(), tmp_dir }, options);
-    eprintln!(
+    complain(&format!(
         "offshoot {} serves http://{address} after {:.0} ms · data in {}",
         env!("CARGO_PKG_VERSION"),
         began.elapsed().as_secs_f64() * 1000.0,
         config.data_dir.display()
-    );
+    ));
     let stop = accept_until_told(&listener, &api).await?;
     drop(listener);
     stop_gently(&node, &api, config.drain.duration(), stop).await;
@@ -82,6 +83,9 @@ async fn serve(config: ServeConfig, began: Instant) -> Result<(), CliError> {
 
 /// Settings that name what this machine has not are no reason not to serve, but their author wants to know.
 async fn say_what_is_missing(config: ServeConfig, node: Arc<Node>) {
+    for (what, cure) in config.remarks() {
+        tracing::warn!("{what}; {cure}");
+    }
     for dir in config.runtime_paths.iter().filter(|dir| !dir.is_dir()) {
         tracing::warn!("runtime_paths: {} is not a directory: no runtime is looked for there", dir.display());
     }
@@ -142,13 +146,14 @@ async fn accept_until_told(listener: &TcpListener, api: &Arc<ApiState<Served>>) 
 async fn stop_gently(node: &Node, api: &ApiState<Served>, limit: Duration, mut stop: Stop) {
     let running = node.invoker().in_flight();
     if running > 0 {
-        eprintln!("offshoot: finishing {running} invocations, at most {} s; signal again to stop now", limit.as_secs());
+        let most = limit.as_secs();
+        complain(&format!("offshoot: finishing {running} invocations, at most {most} s; signal again to stop now"));
     }
     api.drain();
     tokio::select! {
         left = node.drain(limit) => {
             if left > 0 {
-                eprintln!("offshoot: {left} invocations did not finish in time and are stopped");
+                complain(&format!("offshoot: {left} invocations did not finish in time and are stopped"));
             }
             // The last answers are on their way: connections close by themselves once they are written.
             let written = Instant::now();
@@ -156,7 +161,7 @@ async fn stop_gently(node: &Node, api: &ApiState<Served>, limit: Duration, mut s
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        () = stop.told() => eprintln!("offshoot: stopping now"),
+        () = stop.told() => complain("offshoot: stopping now"),
     }
 }
 
@@ -182,6 +187,7 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
         limits: config.limits.clone(),
         pool: PoolSettings {
             keep_alive: config.keep_alive.duration(),
+            template_keep_alive: config.template_keep_alive.map_or(Duration::MAX, |ms| ms.duration()),
             freeze_after: config.freeze_after.map_or(Duration::MAX, |ms| ms.duration()),
             prewarm: config.prewarm,
             spares: config.spares as usize,
@@ -241,7 +247,7 @@ struct Served {
 }
 
 impl Backend for Served {
-    async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
+    async fn deploy(&self, request: DeployRequest, load: Load) -> Result<Deployed, Error> {
         let node = self.node.clone();
         to_its_end(async move { node.deploy(request, load).await }).await.inspect(warn)
     }
@@ -352,6 +358,8 @@ fn raise_file_limit() {
 fn start_diagnostics(config: &ServeConfig) {
     let colour = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_max_level(config.log).with_writer(std::io::stderr).with_target(false);
+    // Whoever read it may have gone: that would be told to standard error too, and nobody listens there.
+    let builder = builder.log_internal_errors(false);
     match config.log_format {
         LogFormat::Json => drop(builder.json().try_init()),
         LogFormat::Text => drop(builder.with_ansi(colour).try_init()),

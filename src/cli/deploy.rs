@@ -43,6 +43,9 @@ pub struct Args {
     path: PathBuf,
     /// The function's name [default: name in function.toml, else the name of PATH]
     name: Option<String>,
+    /// Deploy only code that loads; otherwise what was in force stays so, and the exit code is 4 (for CI)
+    #[arg(long)]
+    strict: bool,
     /// A variable for the function; may be repeated
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Function")]
     env: Vec<String>,
@@ -70,7 +73,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     say_what_was_packed(&package, &context.term);
     let client = Client::new(client_config);
     let started = Instant::now();
-    let answer = block_on(upload(&client, &name, &manifest, package, &context.term))?;
+    let answer = block_on(upload(&client, &name, &manifest, package, args.strict, &context.term))?;
     report(&client, &name, answer, started.elapsed(), context)?;
     Ok(Exit::Ok)
 }
@@ -118,6 +121,7 @@ async fn upload(
     name: &FunctionName,
     manifest: &Manifest,
     package: Package,
+    strict: bool,
     term: &term::Term,
 ) -> Result<Value, CliError> {
     let total = package.bytes.len() as u64;
@@ -133,11 +137,16 @@ async fn upload(
     });
     let content_type =
         HeaderValue::from_str(&form.content_type).map_err(|_| CliError::usage("the form has no type"))?;
-    let call = Call::new(Method::POST, "/v1/functions?load=1").header(header::CONTENT_TYPE, content_type).body(body);
+    let path = if strict { "/v1/functions?load=required" } else { "/v1/functions?load=1" };
+    let call = Call::new(Method::POST, path).header(header::CONTENT_TYPE, content_type).body(body);
     let answer = tokio::time::timeout(LONGEST, client.send(call)).await;
     bar.finish_and_clear();
     let answer =
-        answer.map_err(|_| CliError::unreachable(format!("{} did not answer within 10 min", client.server())))??;
+        answer.map_err(|_| CliError::unreachable(format!("{} did not answer within 10 min", client.server())))?;
+    let answer = answer.map_err(|error| match error.kind.as_str() {
+        "does-not-load" => error.hint("nothing was deployed: what was in force before still is"),
+        _ => error,
+    })?;
     serde_json::from_slice(&answer.body)
         .map_err(|_| CliError::unreachable(format!("{} answered, but not as an Offshoot server does", client.server())))
 }
@@ -205,7 +214,7 @@ mod tests {
         let package = Package { bytes: "PK-content".into(), files: Some(1), left_out: Vec::new(), handler: None };
         let name = FunctionName::parse("f").unwrap();
         let term = Context::for_tests().term;
-        let reply = block_on(upload(&client, &name, &manifest, package, &term)).unwrap();
+        let reply = block_on(upload(&client, &name, &manifest, package, false, &term)).unwrap();
         assert_eq!(reply["revision"], 1);
         let request = server.join().unwrap().remove(0);
         let at = |text: &str| request.find(text).unwrap_or_else(|| panic!("{text} in {request}"));

@@ -316,7 +316,10 @@ async fn without_token(client: &Client) -> Neighbour {
 
 fn token(loaded: &Loaded) -> Row {
     match loaded.serve.check() {
-        Ok(()) if loaded.serve.token.is_some() => Row::new("server", "token", true, "set").required(),
+        Ok(()) if loaded.serve.token.is_some() => match loaded.serve.remarks().into_iter().next() {
+            Some((what, cure)) => Row::new("server", "token", false, what).remedy(cure),
+            None => Row::new("server", "token", true, "set").required(),
+        },
         Ok(()) => Row::new("server", "token", true, "none, and only this machine can connect").required(),
         Err(error) => {
             Row::new("server", "token", false, error.message).required().remedy(error.hint.unwrap_or_default())

@@ -94,10 +94,6 @@ impl CliError {
     pub fn unreachable(message: impl Into<String>) -> Self {
         Self::new(Exit::Unreachable, "unreachable", message)
     }
-    /// Whoever read standard output has gone: end quietly, as `… | head` expects.
-    pub fn reader_gone() -> Self {
-        Self::new(Exit::Ok, "reader-gone", "")
-    }
     /// The same error, with what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -38,6 +38,6 @@ fn probe() -> ExitCode {
 }
 
 fn failed(mode: &str, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("offshoot: {mode}: {error}");
+    super::term::complain(&format!("offshoot: {mode}: {error}"));
     ExitCode::from(crate::cli::error::Exit::Config.code())
 }

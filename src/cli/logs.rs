@@ -58,7 +58,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     block_on(async {
         let mut printer =
             Printer { context, collected: (context.term.json() && !args.follow).then(Vec::new), count: 0 };
-        read(&client, &name, &path, &mut printer).await?;
+        tokio::select! {
+            read = read(&client, &name, &path, &mut printer) => read?,
+            () = context.term.reader_goes(), if args.follow => {}
+        }
+        if context.term.reader_is_gone() {
+            return Ok(Exit::Ok);
+        }
         if let Some(id) = args.request_id.as_ref().filter(|_| printer.count == 0) {
             let id: String = id.chars().take(64).flat_map(char::escape_default).collect();
             context.term.note(&format!("{name} has no lines of an invocation '{id}'; -o json shows whole ids"));
@@ -108,6 +114,9 @@ async fn read(client: &Client, name: &FunctionName, path: &str, printer: &mut Pr
             let line = pending.split_to(end);
             pending.advance(1);
             printer.line(&line)?;
+        }
+        if printer.context.term.reader_is_gone() {
+            return Ok(());
         }
     }
     printer.line(&pending)

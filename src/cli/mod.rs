@@ -21,7 +21,7 @@ mod queue;
 mod rm;
 mod serve;
 mod show;
-mod term;
+pub mod term;
 mod trial;
 pub mod units;
 
@@ -58,6 +58,7 @@ Exit codes:
   124  the function timed out
   137  the function was killed at its memory limit
   130, 143  interrupted
+  Whoever reads the output may leave early (... | head): that changes no code. logs -f ends then, with 0.
 
 Settings:
   Every setting is a flag, a variable OFFSHOOT_* and a line in a file; flags win over variables over
@@ -215,7 +216,7 @@ fn misused(error: clap::Error, args: &[String], env: &Env) -> ExitCode {
     }
     let names = error.kind() == ErrorKind::UnknownArgument && args.get(1).is_some_and(|verb| verb == "deploy");
     if names && args.iter().any(|arg| arg == "--name" || arg.starts_with("--name=")) {
-        eprintln!("\n  tip: the function's name is the second argument: offshoot deploy PATH NAME");
+        term::complain("\n  tip: the function's name is the second argument: offshoot deploy PATH NAME");
     }
     if asked(args, &["-o", "--output"]).as_deref() == Some("json") && error.kind() != ErrorKind::DisplayHelp {
         let term = Term::new(Output::Json, ColorWhen::Never, true, false, env);

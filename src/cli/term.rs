@@ -3,10 +3,12 @@
 //! Nothing else in the command line writes to either stream (but for clap's own help and usage errors).
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,6 +53,14 @@ pub struct Term {
     progress: bool,
 }
 
+/// Nobody reads standard output any more.
+static READER_GONE: AtomicBool = AtomicBool::new(false);
+
+/// Writes a line to standard error. A closed stream is no reason to fail.
+pub fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 impl Term {
     /// Looks at both streams and at the variables that people set about them.
     pub fn new(output: Output, color: ColorWhen, quiet: bool, verbose: bool, env: &Env) -> Self {
@@ -76,13 +86,41 @@ impl Term {
         self.out_tty
     }
 
-    /// Writes a part of the result.
+    /// Writes a part of the result. Whoever has read enough and gone (`… | head`) changes nothing in how a command ends: when a reader
+    /// leaves is a matter of chance, an exit code is not.
     pub fn out(&self, bytes: &[u8]) -> Result<(), CliError> {
+        if self.reader_is_gone() {
+            return Ok(());
+        }
         let mut out = std::io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => CliError::reader_gone(),
-            _ => CliError::config(format!("cannot write to standard output: {e}")),
+        out.write_all(bytes).and_then(|()| out.flush()).or_else(|e| match e.kind() {
+            ErrorKind::BrokenPipe => {
+                READER_GONE.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            _ => Err(CliError::config(format!("cannot write to standard output: {e}"))),
         })
+    }
+    /// Whether whoever read standard output has gone: there is no use in more results.
+    pub fn reader_is_gone(&self) -> bool {
+        READER_GONE.load(Ordering::Relaxed)
+    }
+    /// Waits until whoever reads standard output has gone; for ever where that is not a pipe. For commands that wait for something to write.
+    pub async fn reader_goes(&self) {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // A thread of its own, which the end of the process does not wait for.
+        std::thread::spawn(move || {
+            let out = rustix::stdio::stdout();
+            let mut out = [PollFd::new(&out, PollFlags::empty())];
+            if poll(&mut out, None).is_ok() {
+                READER_GONE.store(true, Ordering::Relaxed);
+                tell.send(()).ok();
+            }
+        });
+        if told.await.is_err() {
+            // It cannot be told.
+            std::future::pending().await
+        }
     }
     /// Writes a line of the result.
     pub fn line(&self, text: &str) -> Result<(), CliError> {
@@ -129,7 +167,7 @@ impl Term {
     }
     /// Writes a line to standard error in any case. A closed stream is no reason to fail.
     pub fn complain(&self, text: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        complain(text);
     }
     /// Shows an error to people, and to programs as the document that is the result.
     pub fn show_error(&self, error: &CliError) {

@@ -10,7 +10,7 @@ use std::path::Path;
 use bytes::Bytes;
 use offshoot_model::{Answer, Error, FunctionName, HttpPart, Invocation, Language, Outcome, RequestId, StartKind};
 use offshoot_node::runtime::Installed;
-use offshoot_node::{DeployRequest, Node, Settings, Warm};
+use offshoot_node::{DeployRequest, Load, Node, Settings, Warm};
 
 use super::client::block_on;
 use super::doctor::Row;
@@ -107,7 +107,7 @@ async fn call(node: &Node, installed: &Installed, dir: &Path) -> Result<Outcome<
         .map_err(|e| Error::new(offshoot_model::ErrorKind::Store, "a trial function cannot be written").caused_by(e))?;
     let function = FunctionName::parse("trial")?;
     let settings = Settings { runtime: Some(installed.name), ..Settings::default() };
-    node.deploy(DeployRequest { archive, name: function.clone(), settings }, false).await?;
+    node.deploy(DeployRequest { archive, name: function.clone(), settings }, Load::No).await?;
     // The first start also boots the template; the second shows what a start costs from then on.
     node.shared().templates.get(installed).await.ok();
     let http = HttpPart { method: "GET".into(), path: "/".into(), ..HttpPart::default() };

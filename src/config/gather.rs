@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::CONFIG_VARIABLE;
 use super::sources::{Entry, Env, FileRank, Flags, Origin, read_toml};
 use super::table::{Draft, Raw, SETTINGS, Setting, Takes};
+use super::token::TokenFile;
 use super::types::{ClientConfig, ServeConfig, ServerUrl};
 use super::values::parse_token;
 use crate::cli::error::CliError;
@@ -212,6 +213,7 @@ pub(super) fn settle_token(draft: &mut Draft, token: Origin, file: Origin) -> Re
             let token =
                 parse_token(text.trim()).map_err(|what| CliError::config(format!("{}: {what}", path.display())))?;
             draft.serve.token = Some(token);
+            draft.serve.token_file = Some(TokenFile::look(&path));
             draft.token_file = Some(path);
             Ok(named.is_none())
         }

@@ -13,6 +13,7 @@ mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
+mod token;
 mod types;
 mod values;
 

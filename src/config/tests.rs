@@ -1,5 +1,6 @@
 //! The configuration as a whole: orders, origins, refusals.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use clap::{Args, Command};
@@ -278,6 +279,33 @@ fn only_loopback_is_served_without_a_token() {
         assert_eq!(error.exit, Exit::Config);
         assert!(error.hint.unwrap().contains("--token-file"));
         assert!(check(wide, &[("OFFSHOOT_TOKEN", "abc")]).is_ok());
+    }
+}
+
+#[test]
+fn weak_tokens_and_open_files_are_remarked_on() {
+    let home = Home::new();
+    let good = "9f86d081884c7d659a2feaa0c55ad015";
+    let remarks = |listen: &str, vars: &[(&str, &str)]| home.load(vars, &["--listen", listen]).unwrap().serve.remarks();
+    for listen in ["0.0.0.0:1", "10.0.0.1:1"] {
+        let said = remarks(listen, &[("OFFSHOOT_TOKEN", "secret")]);
+        assert!(said[0].0.contains("is short") && said[0].1.contains("openssl rand"), "{said:?}");
+        assert!(!format!("{said:?}").contains("secret"), "{said:?}");
+        assert_eq!(remarks(listen, &[("OFFSHOOT_TOKEN", good)]), []);
+    }
+    assert_eq!(remarks("127.0.0.1:1", &[("OFFSHOOT_TOKEN", "secret")]), [], "only this machine reaches it");
+    assert_eq!(remarks("0.0.0.0:1", &[("OFFSHOOT_TOKEN", "secret"), ("OFFSHOOT_AUTH", "none")]), []);
+    home.write("project/t", good);
+    let by_file = |mode: u32| {
+        std::fs::set_permissions(home.path("project/t"), std::fs::Permissions::from_mode(mode)).unwrap();
+        home.load(&[("OFFSHOOT_TOKEN_FILE", "t")], &[]).unwrap().serve
+    };
+    for (mode, remarked, refused) in
+        [(0o600, false, false), (0o640, false, false), (0o644, true, false), (0o444, true, false), (0o666, true, true)]
+    {
+        let serve = by_file(mode);
+        assert_eq!((!serve.remarks().is_empty(), serve.check().is_err()), (remarked, refused), "{mode:o}");
+        assert!(serve.remarks().iter().all(|(_, cure)| cure.starts_with("chmod go= ")));
     }
 }
 

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use offshoot_model::{Limits, Millis, Place, RuntimeName};
 use tracing::level_filters::LevelFilter;
 
+use super::token::{TokenFile, weakness};
 use crate::cli::error::CliError;
 
 /// Everything that the server needs to know.
@@ -19,6 +20,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// What callers have to show; `None` = nothing, which only a loopback address allows.
     pub token: Option<Secret>,
+    /// The file that the token was read from, if it was.
+    pub token_file: Option<TokenFile>,
     /// How callers show who they are.
     pub auth: Auth,
     /// Where everything durable is kept.
@@ -35,6 +38,8 @@ pub struct ServeConfig {
     pub runtime_paths: Vec<PathBuf>,
     /// How long an idle instance is kept.
     pub keep_alive: Millis,
+    /// How long the template of a function without instances is kept; `None` = always.
+    pub template_keep_alive: Option<Millis>,
     /// How long an instance is idle before it is frozen; `None` = never.
     pub freeze_after: Option<Millis>,
     /// Whether instances are started ahead of expected calls.
@@ -94,6 +99,10 @@ impl ServeConfig {
             let make = format!("make one: {} and start again", make_token(&file));
             return Err(CliError::config(what.to_owned()).hint(make));
         }
+        if let Some(file) = self.token_file.as_ref().filter(|file| closed && file.is_written_by_all()) {
+            let what = format!("everybody on this machine may write the token file {}", file.path().display());
+            return Err(CliError::config(what).hint(file.cure()));
+        }
         if named && closed || self.listen.ip().to_canonical().is_loopback() {
             return Ok(());
         }
@@ -105,6 +114,27 @@ impl ServeConfig {
             "make one: {0} and start again, or name a file with --token-file, or listen on 127.0.0.1",
             make_token(&file)
         )))
+    }
+}
+
+impl ServeConfig {
+    /// What is served all the same, and should not stay so: what it is, and what to do about it.
+    pub fn remarks(&self) -> Vec<(String, String)> {
+        let mut remarks = Vec::new();
+        if self.auth == Auth::None {
+            return remarks;
+        }
+        // Secrets of container engines are files like that, so it is no reason to refuse.
+        if let Some(file) = self.token_file.as_ref().filter(|file| file.is_read_by_all()) {
+            let what = format!("everybody on this machine may read the token file {}", file.path().display());
+            remarks.push((what, file.cure()));
+        }
+        let weak = self.token.as_ref().and_then(|token| weakness(token.expose()));
+        if let Some(why) = weak.filter(|_| !self.listen.ip().to_canonical().is_loopback()) {
+            let what = format!("others reach {}, and the token {why}: it can be guessed", self.listen);
+            remarks.push((what, format!("make a better one: {}", make_token(&self.data_dir.join("token")))));
+        }
+        remarks
     }
 }
 

@@ -7,9 +7,72 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{HOST_SECRET, Lang, PATIENCE, Server, Shared, eventually, per_language, skip};
+use crate::harness::{HOST_SECRET, Lang, PATIENCE, Server, Shared, eventually, per_language, skip, zip_of};
 
 static SERVER: Shared = Shared::new(&[]);
+
+/// What every way of asking for one's own name answers, and who else there is.
+fn a_box_knows_its_user_and_no_other(lang: Lang) {
+    let server = SERVER.get();
+    let (file, code) = match lang {
+        Lang::Node => (
+            "index.js",
+            r#"const os = require('os'), fs = require('fs'), { execFileSync } = require('child_process');
+exports.handler = async () => {
+  const user = os.userInfo();
+  return {
+    name: user.username, home: user.homedir, shell: user.shell, ids: [process.getuid(), process.getgid()],
+    whoami: execFileSync('whoami').toString().trim(), passwd: fs.readFileSync('/etc/passwd', 'utf8'), group: fs.readFileSync('/etc/group', 'utf8'),
+  };
+};
+"#,
+        ),
+        Lang::Python => (
+            "index.py",
+            r#"import getpass, os, pwd, subprocess
+def handler(event, context):
+    user = pwd.getpwuid(os.getuid())
+    os.environ.pop("HOME")
+    assert getpass.getuser() == user.pw_name and os.path.expanduser("~") == user.pw_dir
+    return {
+        "name": user.pw_name, "home": user.pw_dir, "shell": user.pw_shell, "ids": [os.getuid(), os.getgid()],
+        "whoami": subprocess.check_output(["whoami"], text=True).strip(), "passwd": open("/etc/passwd").read(), "group": open("/etc/group").read(),
+    }
+"#,
+        ),
+        Lang::Ruby => (
+            "index.rb",
+            r#"require "etc"
+def handler(event:, context:)
+  user = Etc.getpwuid
+  { name: user.name, home: user.dir, shell: user.shell, ids: [Process.uid, Process.gid],
+    whoami: `whoami`.strip, passwd: File.read("/etc/passwd"), group: File.read("/etc/group") }
+end
+"#,
+        ),
+    };
+    for snapshot in ["off", "on"] {
+        let name = format!("user-{}-{snapshot}", lang.dir());
+        let fields = [("handler", "index.handler"), ("convention", "event"), ("snapshot", snapshot)];
+        server.deploy(&name, &zip_of(&[(file, code.as_bytes())]), &fields);
+        let answer = server.native(&name, "{}").expect(200);
+        assert_eq!(answer.header("offshoot-function-error"), None, "{}", answer.text());
+        let seen = answer.json();
+        let user = (&seen["name"], &seen["home"], &seen["shell"], &seen["whoami"], &seen["ids"]);
+        let wanted = (
+            &json!("sbx_user1051"),
+            &json!("/home/sbx_user1051"),
+            &json!("/sbin/nologin"),
+            &json!("sbx_user1051"),
+            &json!([993, 990]),
+        );
+        assert_eq!(user, wanted, "{name}");
+        for file in ["passwd", "group"] {
+            let names: Vec<_> = seen[file].as_str().unwrap().lines().map(|l| l.split(':').next().unwrap()).collect();
+            assert_eq!(names, ["root", "sbx_user1051", "nobody"], "{name}: /etc/{file}");
+        }
+    }
+}
 
 fn nothing_gets_out(lang: Lang) {
     let server = SERVER.get();
@@ -297,6 +360,7 @@ fn the_host_network_is_reached_only_when_asked_for(lang: Lang) {
 }
 
 per_language! {
+    a_box_knows_its_user_and_no_other
     nothing_gets_out
     ordinary_things_work
     a_fork_bomb_stays_inside

@@ -286,13 +286,14 @@ fn streams_are_collected_and_their_errors_are_errors() {
 }
 
 /// Every misuse of the runtime's routes, against the words of AWS's emulator.
-#[test]
-fn misuse_is_answered_in_aws_s_words() {
-    let server = SERVER.get();
-    let name = probe(&server, "misuse", &[]);
+/// Requests of a runtime that are wrong, or early: AWS's emulator is asked the same (`emulator.rs`).
+pub fn misuse() -> Value {
     let base = "/2018-06-01/runtime";
     let row = |method: &str, path: &str| json!([method, path, {}, "{}"]);
-    let during = json!([
+    let extension = "/2020-01-01/extension";
+    let stranger = "01234567-89ab-4cde-8f00-0123456789ab";
+    let register = |name: &str, body: &str| json!(["POST", format!("{extension}/register"), {"Lambda-Extension-Name": name}, body]);
+    json!([
         row("GET", "/2018-06-01/ping"),
         row("POST", &format!("{base}/invocation/nobody/response")),
         row("POST", &format!("{base}/invocation/nobody/error")),
@@ -303,28 +304,44 @@ fn misuse_is_answered_in_aws_s_words() {
         row("GET", "/2018-06-01/runtime/nonsense"),
         row("POST", &format!("{base}/invocation/next")),
         row("GET", &format!("{base}/init/error")),
+        row("GET", &format!("{base}/invocation/$ID/response")),
         row("PUT", "/2022-07-01/telemetry"),
         row("PUT", "/2020-08-15/logs"),
-        row("GET", "/2026-01-15/metadata/execution-environment"),
-        row("POST", "/2026-01-15/metadata/execution-environment"),
-        ["POST", "/2020-01-01/extension/register", {}, ""],
-        ["POST", "/2020-01-01/extension/register", {"Lambda-Extension-Name": "x"}, ""],
-        ["POST", "/2020-01-01/extension/register", {"Lambda-Extension-Name": "x"}, "{\"events\":[\"FOO\"]}"],
-        ["POST", "/2020-01-01/extension/register", {"Lambda-Extension-Name": "x"}, "{\"events\":[\"SHUTDOWN\"]}"],
-        ["POST", "/2020-01-01/extension/register", {"Lambda-Extension-Name": "x"}, "{\"events\":[\"INVOKE\"]}"],
-        ["GET", "/2020-01-01/extension/event/next", {}, null],
-        ["GET", "/2020-01-01/extension/event/next", {"Lambda-Extension-Identifier": "x"}, null],
-        ["GET", "/2020-01-01/extension/event/next", {"Lambda-Extension-Identifier": "01234567-89ab-4cde-8f00-0123456789ab"}, null],
-        ["POST", "/2020-01-01/extension/init/error", {"Lambda-Extension-Identifier": "01234567-89ab-4cde-8f00-0123456789ab"}, ""],
-        ["POST", "/2020-01-01/extension/exit/error", {"Lambda-Extension-Identifier": "01234567-89ab-4cde-8f00-0123456789ab", "Lambda-Extension-Function-Error-Type": "E"}, ""],
-        // A delivery that this is not.
-        ["POST", format!("{base}/invocation/$ID/response"), {"Lambda-Runtime-Invocation-Id": "other"}, "1"],
+        ["POST", format!("{extension}/register"), {}, ""],
+        register("x", ""),
+        register("x", "{\"events\":[\"FOO\"]}"),
+        register("x", "{\"events\":[\"SHUTDOWN\"]}"),
+        register("x", "{\"events\":[\"INVOKE\"]}"),
+        ["GET", format!("{extension}/event/next"), {}, null],
+        ["GET", format!("{extension}/event/next"), {"Lambda-Extension-Identifier": "x"}, null],
+        ["GET", format!("{extension}/event/next"), {"Lambda-Extension-Identifier": stranger}, null],
+        ["POST", format!("{extension}/init/error"), {}, ""],
+        ["POST", format!("{extension}/init/error"), {"Lambda-Extension-Identifier": stranger}, ""],
+        ["POST", format!("{extension}/exit/error"), {"Lambda-Extension-Identifier": stranger, "Lambda-Extension-Function-Error-Type": "E"}, ""],
+    ])
+}
+
+/// Requests that come when the call has been answered.
+pub fn too_late() -> Value {
+    json!([
+        ["POST", "/2018-06-01/runtime/invocation/$ID/response", {}, "{}"],
+        ["POST", "/2018-06-01/runtime/invocation/$ID/error", {}, "{}"],
+    ])
+}
+
+#[test]
+fn misuse_is_answered_in_aws_s_words() {
+    let server = SERVER.get();
+    let name = probe(&server, "misuse", &[]);
+    let mut during = misuse();
+    // What the emulator does not have, and a delivery that this is not.
+    during.as_array_mut().unwrap().extend([
+        json!(["GET", "/2026-01-15/metadata/execution-environment", {}, "{}"]),
+        json!(["POST", "/2026-01-15/metadata/execution-environment", {}, "{}"]),
+        json!(["POST", "/2018-06-01/runtime/invocation/$ID/response", {"Lambda-Runtime-Invocation-Id": "other"}, "1"]),
     ]);
     let mut seen = reply(&server, &name, &json!({"do": "ask", "requests": during}));
-    let after = json!([
-        row("POST", &format!("{base}/invocation/$ID/response")),
-        row("POST", &format!("{base}/invocation/$ID/error")),
-    ]);
+    let after = too_late();
     reply(&server, &name, &json!({"do": "ask-after", "requests": after}));
     reply(&server, &name, &json!({}));
     let logs = server.logs(&name);
@@ -353,6 +370,23 @@ fn misuse_is_answered_in_aws_s_words() {
         })
         .collect();
     golden("runtime_api_misuse.txt", &lines.join("\n"));
+}
+
+#[test]
+fn a_call_that_was_written_to_a_poll_and_not_read_goes_to_another() {
+    let server = SERVER.get();
+    for calls in ["1", "4"] {
+        for poll in ["before", "after"] {
+            let name = format!("drops-{poll}-{calls}");
+            let env = json!({"POLL": poll}).to_string();
+            server.deploy(&name, &provided("drops"), &[("env", &env), ("maxConcurrency", calls), ("timeout", "5s")]);
+            for n in 1..=3 {
+                // The pool has long been told that the instance is free, and both polls wait.
+                std::thread::sleep(Duration::from_millis(200));
+                assert_eq!(reply(&server, &name, &json!({"n": n})), json!({"event": {"n": n}, "dropped": n}), "{name}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::custom_runtimes::zip_with_modes;
+use crate::custom_runtimes::{misuse, too_late, zip_with_modes};
 use crate::harness::{Answer, Conn, Server, Shared, base64, eventually, free_port, installed, root, skip};
 use crate::official_clients::{python_client, zip};
 
@@ -308,41 +308,6 @@ fn told(server: &Server, name: &str) -> Vec<String> {
 
 // ── The stories ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Requests of a runtime that are wrong, or early, or late.
-fn misuse() -> Value {
-    let base = "/2018-06-01/runtime";
-    let row = |method: &str, path: &str| json!([method, path, {}, "{}"]);
-    let extension = "/2020-01-01/extension";
-    let stranger = "01234567-89ab-4cde-8f00-0123456789ab";
-    let register = |name: &str, body: &str| json!(["POST", format!("{extension}/register"), {"Lambda-Extension-Name": name}, body]);
-    json!([
-        row("GET", "/2018-06-01/ping"),
-        row("POST", &format!("{base}/invocation/nobody/response")),
-        row("POST", &format!("{base}/invocation/nobody/error")),
-        row("POST", &format!("{base}/init/error")),
-        row("GET", &format!("{base}/restore/next")),
-        row("POST", &format!("{base}/restore/error")),
-        row("GET", "/"),
-        row("GET", "/2018-06-01/runtime/nonsense"),
-        row("POST", &format!("{base}/invocation/next")),
-        row("GET", &format!("{base}/init/error")),
-        row("GET", &format!("{base}/invocation/$ID/response")),
-        row("PUT", "/2022-07-01/telemetry"),
-        row("PUT", "/2020-08-15/logs"),
-        ["POST", format!("{extension}/register"), {}, ""],
-        register("x", ""),
-        register("x", "{\"events\":[\"FOO\"]}"),
-        register("x", "{\"events\":[\"SHUTDOWN\"]}"),
-        register("x", "{\"events\":[\"INVOKE\"]}"),
-        ["GET", format!("{extension}/event/next"), {}, null],
-        ["GET", format!("{extension}/event/next"), {"Lambda-Extension-Identifier": "x"}, null],
-        ["GET", format!("{extension}/event/next"), {"Lambda-Extension-Identifier": stranger}, null],
-        ["POST", format!("{extension}/init/error"), {}, ""],
-        ["POST", format!("{extension}/init/error"), {"Lambda-Extension-Identifier": stranger}, ""],
-        ["POST", format!("{extension}/exit/error"), {"Lambda-Extension-Identifier": stranger, "Lambda-Extension-Function-Error-Type": "E"}, ""],
-    ])
-}
-
 const APP: &[u8] = br#"
 class Own(Exception):
     pass
@@ -379,10 +344,6 @@ fn stories() -> Vec<Story> {
         let kind = "application/vnd.aws.lambda.error.cause+json";
         bad(json!({"do": "fail-raw", "headers": {"Content-Type": kind}, "body": body}))
     };
-    let late = json!([
-        ["POST", "/2018-06-01/runtime/invocation/$ID/response", {}, "{}"],
-        ["POST", "/2018-06-01/runtime/invocation/$ID/error", {}, "{}"],
-    ]);
     let python = |name, handler, events| Story { name, program: Program::Python(handler), events, ..plain() };
     vec![
         Story {
@@ -436,7 +397,7 @@ fn stories() -> Vec<Story> {
         },
         Story {
             name: "late",
-            events: vec![good(json!({"do": "ask-after", "requests": late})), good(json!({}))],
+            events: vec![good(json!({"do": "ask-after", "requests": too_late()})), good(json!({}))],
             ..plain()
         },
         Story {

@@ -421,6 +421,14 @@ fn environments_have_the_names_of_aws() {
         let mut names: Vec<&str> = env.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, expected, "{lang:?}");
+        // Credentials of the shape of AWS's temporary ones, of nobody.
+        let text = |key: &str| env[key].as_str().unwrap().to_owned();
+        let (id, secret, token) = (text("AWS_ACCESS_KEY_ID"), text("AWS_SECRET_ACCESS_KEY"), text("AWS_SESSION_TOKEN"));
+        let base32 = |c: u8| c.is_ascii_uppercase() || (b'2'..=b'7').contains(&c);
+        assert!(id.len() == 20 && id.starts_with("ASIA") && id.bytes().all(base32), "{id}");
+        let base64 = |c: u8| c.is_ascii_alphanumeric() || b"/+=".contains(&c);
+        assert!(secret.len() == 40 && secret.bytes().all(base64), "{secret}");
+        assert!(token.len() > 100 && token.bytes().all(base64), "{token}");
         let execution = format!("AWS_Lambda_{}", runtime.as_str().unwrap());
         assert_eq!((&env["AWS_EXECUTION_ENV"], &env["TZ"]), (&json!(execution), &json!(":UTC")));
         assert_eq!((&env["_HANDLER"], &env["AWS_LAMBDA_FUNCTION_NAME"]), (&json!("index.handler"), &json!(name)));

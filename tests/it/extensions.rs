@@ -52,6 +52,7 @@ impl Ground {
             limits: Limits { init_ms: 2000, ..Limits::default() },
             pool: PoolSettings {
                 keep_alive: Duration::from_secs(600),
+                template_keep_alive: Duration::MAX,
                 freeze_after: Duration::from_secs(600),
                 prewarm: false,
                 spares,
@@ -81,7 +82,7 @@ impl Ground {
         std::fs::write(&path, archive).unwrap();
         let name = FunctionName::parse(name).unwrap();
         let request = DeployRequest { archive: path, name, settings };
-        self.runtime.block_on(self.node.deploy(request, false)).unwrap().version
+        self.runtime.block_on(self.node.deploy(request, offshoot_node::Load::No)).unwrap().version
     }
 
     /// A function whose `/opt` is this layer.

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 pub use http::{Answer, Conn, find, form};
-pub use server::{HOST_SECRET, Proc, Server, Shared, eventually, free_port, processes};
+pub use server::{HOST_SECRET, Proc, Server, Shared, eventually, free_port, processes, signal};
 
 /// The binary under test: the one that cargo built, or what the variable `BINARY` names (a release, say).
 pub fn binary() -> &'static str {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -217,6 +217,23 @@ fn a_snapshot_initialises_once(lang: Lang) {
     server.delete(&name);
 }
 
+fn templates_of_idle_functions_go_and_come_back(lang: Lang) {
+    let server = Server::start(&["--prewarm=false", "--keep-alive-ms", "300", "--template-keep-alive-ms", "1500"]);
+    let name = server.deploy_case(lang, "snapshot", &[("snapshot", "on")]);
+    assert!(!server.boxed().is_empty(), "the template is made with the deployment");
+    for _ in 0..2 {
+        let answer = server.native(&name, "").expect(200);
+        assert_eq!(answer.header("offshoot-start"), Some("restore"), "{}", answer.text());
+        let after = Instant::now();
+        // Its instance goes first, and the template is still there.
+        eventually("the instance ends", PATIENCE, || server.boxed().len() == 1);
+        assert!(after.elapsed() < Duration::from_millis(1400), "the template may have gone");
+        eventually("the template ends", PATIENCE, || server.boxed().is_empty());
+        assert!(after.elapsed() > Duration::from_millis(1400), "the template went too early");
+    }
+    server.is_well();
+}
+
 fn clones_of_a_snapshot_are_boxed_like_others(lang: Lang) {
     let server = SERVER.get();
     let name = format!("boxed-snapshot-{}", lang.dir());
@@ -280,6 +297,7 @@ per_language! {
     one_instance_serves_several_when_it_may
     frozen_instances_thaw_and_idle_ones_end
     a_functions_own_keep_alive_wins
+    templates_of_idle_functions_go_and_come_back
     a_snapshot_initialises_once
     clones_of_a_snapshot_are_boxed_like_others
     a_snapshot_that_cannot_be_made_says_why

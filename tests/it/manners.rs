@@ -2,14 +2,18 @@
 //! back, versions by name, and what a stop waits for.
 
 use std::fs;
+use std::io::BufRead;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::cli::run;
-use crate::harness::{Lang, PATIENCE, Server, Shared, base64, binary, eventually, per_language, skip, zip_of};
+use crate::harness::{
+    Conn, Lang, PATIENCE, Server, Shared, base64, binary, eventually, free_port, per_language, signal, skip, zip_of,
+};
 
 static SERVER: Shared = Shared::new(&["--limits-init-ms", "3000"]);
 
@@ -56,8 +60,158 @@ fn a_deployment_says_whether_the_function_loads(lang: Lang) {
     assert_eq!((plain.get("loaded"), plain.get("warning")), (None, None));
 }
 
+fn a_strict_deployment_keeps_what_works(lang: Lang) {
+    let server = SERVER.get();
+    let (file, broken, good) = match lang {
+        Lang::Node => {
+            ("index.js", "throw new RangeError('no luck')", "exports.handler = async () => ({ body: 'works' })")
+        }
+        Lang::Python => ("index.py", "raise LookupError('no luck')\n", "def handler(req): return {'body': 'works'}\n"),
+        Lang::Ruby => ("index.rb", "raise RangeError, 'no luck'\n", "def handler(req) = { body: 'works' }\n"),
+    };
+    let (broken, good) = (dir_of(file, broken), dir_of(file, good));
+    for snapshot in ["off", "on"] {
+        let name = format!("strict-{}-{snapshot}", lang.dir());
+        let deploy = |dir: &tempfile::TempDir, more: &[&str]| {
+            let path = dir.path().to_str().unwrap();
+            let args = ["deploy", path, &name, "--handler", "index.handler", "--snapshot", snapshot, "--strict"];
+            run(&server, &[&args[..], more].concat())
+        };
+        // A function that is not there yet is not there afterwards, and nothing of it is.
+        deploy(&broken, &[]).exits(4).says(&["could not be initialised", "no luck", "nothing was deployed"]);
+        run(&server, &["show", &name]).exits(4);
+        run(&server, &["logs", &name]).exits(4);
+        let revision = deploy(&good, &["-o", "json"]).exits(0).json()["revision"].clone();
+        assert_eq!(server.invoke(&name, "").expect(200).json(), "works");
+        let document = deploy(&broken, &["-o", "json"]).exits(4).json();
+        assert_eq!((&document["error"]["kind"], &document["error"]["exitCode"]), (&json!("does-not-load"), &json!(4)));
+        assert_eq!(run(&server, &["show", &name, "-o", "json"]).exits(0).json()["function"]["revision"], revision);
+        let answer = server.native(&name, "").expect(200);
+        assert_eq!(
+            (answer.json(), answer.header("offshoot-start")),
+            (json!("works"), Some("warm")),
+            "its instances live on"
+        );
+        // It prints what it printed while it was tried.
+        assert!(server.logs(&name).iter().any(|line| line.contains("no luck")), "{:?}", server.logs(&name));
+        let other = deploy(&good, &["--env", "A=b", "-o", "json"]).exits(0).json();
+        assert!(other["revision"].as_u64() > revision.as_u64() && other["loaded"] == true, "{other}");
+    }
+    server.is_well();
+}
+
 per_language! {
+    a_strict_deployment_keeps_what_works
     a_deployment_says_whether_the_function_loads
+}
+
+/// The exit code of a command whose reader has gone before it says a word, as by `… | true`; `both`: nobody reads its complaints either.
+fn unread(server: &Server, args: &[&str], both: bool) -> i32 {
+    let (read, write) = std::io::pipe().unwrap();
+    let mut command = Command::new(binary());
+    command.args(args).env("OFFSHOOT_SERVER", format!("http://127.0.0.1:{}", server.port));
+    command.stdin(Stdio::null()).stdout(write.try_clone().unwrap());
+    if both {
+        command.stderr(write)
+    } else {
+        command.stderr(Stdio::piped())
+    };
+    drop(read);
+    let done = command.output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!said.contains("panicked") && !said.contains("pipe"), "{args:?}: {said}");
+    done.status.code().unwrap_or_else(|| panic!("{args:?} was killed: {}", done.status))
+}
+
+#[test]
+fn who_stops_reading_changes_no_exit_code() {
+    let server = SERVER.get();
+    server.deploy("unread", &zip_of(&[("index.py", b"def handler(req):\n    print('line')\n    return 1\n")]), &[]);
+    server.deploy("unread-fails", &zip_of(&[("index.py", b"def handler(req):\n    raise LookupError('no')\n")]), &[]);
+    for (args, code) in [
+        (&["ls"][..], 0),
+        (&["ls", "-o", "json"], 0),
+        (&["show", "unread"], 0),
+        (&["invoke", "unread"], 0),
+        (&["invoke", "unread-fails"], 1),
+        (&["invoke", "unread-fails", "-o", "json"], 1),
+        (&["logs", "unread"], 0),
+        (&["logs", "unread", "-f"], 0),
+        (&["logs", "nobody"], 4),
+        (&["queue", "ls"], 0),
+        (&["--help"], 0),
+        (&["nonsense"], 2),
+        (&["deploy", "--name", "x"], 2),
+    ] {
+        for both in [false, true] {
+            assert_eq!(unread(&server, args, both), code, "{args:?}, errors unread: {both}");
+        }
+    }
+    // One line, and then no more, while no other line comes.
+    let address = format!("http://127.0.0.1:{}", server.port);
+    let mut follows = Command::new(binary())
+        .args(["logs", "unread", "-f"])
+        .env("OFFSHOOT_SERVER", address)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(follows.stdout.take().unwrap());
+    lines.read_line(&mut String::new()).unwrap();
+    drop(lines);
+    let mut ended = None;
+    eventually("the reader has gone", PATIENCE, || {
+        ended = follows.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_server_goes_on_that_nobody_listens_to() {
+    let data = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let (read, write) = std::io::pipe().unwrap();
+    let mut command = Server::command(data.path(), port, 700_000, &["--log", "debug"]);
+    let mut server = command.stdout(write.try_clone().unwrap()).stderr(write).spawn().unwrap();
+    drop(command);
+    let mut said = std::io::BufReader::new(read);
+    let mut line = String::new();
+    while !line.contains("serves") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0);
+    }
+    drop(said);
+    for _ in 0..3 {
+        assert_eq!(Conn::open(port).unwrap().request("GET", "/health", &[], b"").unwrap().status, 200);
+    }
+    signal(server.id(), "TERM");
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_token_that_can_be_guessed_is_remarked_on_where_others_reach_it() {
+    let said_of = |listen: &str, token: &str| {
+        let data = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut command = Command::new(binary());
+        command.args(["serve", "--listen", &format!("{listen}:{port}"), "--warm-runtimes", "none", "--data-dir"]);
+        command.arg(data.path()).env("OFFSHOOT_TOKEN", token).env("XDG_CONFIG_HOME", "/nonexistent");
+        let mut server = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("it serves", PATIENCE, || {
+            Conn::open(port).and_then(|mut c| c.request("GET", "/health", &[], b"")).is_ok_and(|a| a.status == 200)
+        });
+        thread::sleep(Duration::from_millis(100));
+        signal(server.id(), "TERM");
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+        std::io::read_to_string(server.stderr.take().unwrap()).unwrap()
+    };
+    let said = said_of("0.0.0.0", "changeme");
+    assert!(said.contains("it can be guessed") && said.contains("openssl rand -hex 32"), "{said}");
+    assert!(!said.contains("changeme"), "{said}");
+    for (listen, token) in [("127.0.0.1", "changeme"), ("0.0.0.0", "3b241101-e2bb-4255-8caf-4136c566a962")] {
+        let said = said_of(listen, token);
+        assert!(!said.contains("guessed"), "{said}");
+    }
 }
 
 #[test]

@@ -401,7 +401,13 @@ fn the_command_line() {
     assert_eq!(id.len(), 36);
     eventually("it is dead", PATIENCE, || items(&server, &format!("function={name}&state=dead")).len() == 1);
     let list = run(&["queue", "ls", &name]);
-    assert!(list.contains(&id) && list.contains("dead") && list.contains("by hand"), "{list}");
+    assert!(list.contains(&id) && list.contains("dead") && list.contains("Error: by hand"), "{list}");
+    // A message that says little without its type has it.
+    let bare = server.deploy_case(Lang::Python, "bare", &[("convention", "event")]);
+    let bare_id = run(&["invoke", &bare, "--async", "-d", "{}"]).trim().to_owned();
+    eventually("it is dead", PATIENCE, || items(&server, &format!("function={bare}&state=dead")).len() == 1);
+    let list = run(&["queue", "ls", &bare]);
+    assert!(list.contains(&bare_id) && list.trim_end().ends_with("KeyError: 'x'"), "{list}");
     let listed: Value = serde_json::from_str(&run(&["queue", "ls", &name, "--state", "dead", "-o", "json"])).unwrap();
     assert_eq!(listed["items"][0]["requestId"], id);
     assert!(run(&["queue", "show", &id]).contains("RetriesExhausted"));

@@ -35,6 +35,8 @@ from os import write as write_fd
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # where an environment may say that it is not looked
 import offshoot_logs  # noqa: E402
+from offshoot_event import LambdaContext, Unserialisable, encoder, to_json  # noqa: E402
+from offshoot_request import Request, body_of, header_lines, status_of  # noqa: E402
 
 MISSING_LIBRARY = 78  # EX_CONFIG: tells the server to boot workers instead of cloning them
 VERSION = "%d.%d.%d" % sys.version_info[:3]
@@ -644,192 +646,7 @@ def set_trace(trace):
         del os.environ["_X_AMZN_TRACE_ID"]
 
 
-class Named:
-    """A handful of named values, absent ones as None: the shape of AWS's small context classes."""
-
-    names = ()
-
-    def __init__(self, values):
-        for name in self.names:
-            setattr(self, name, values.get(name))
-
-    def __repr__(self):
-        return "%s([%s])" % (type(self).__name__, ",".join("%s=%s" % (n, getattr(self, n)) for n in self.names))
-
-
-class CognitoIdentity(Named):
-    names = ("cognito_identity_id", "cognito_identity_pool_id")
-
-
-class Client(Named):
-    names = ("installation_id", "app_title", "app_version_name", "app_version_code", "app_package_name")
-
-
-class ClientContext(Named):
-    names = ("custom", "env", "client")
-
-
-class LambdaContext:
-    # AWS's order.
-    shown = ("aws_request_id", "log_group_name", "log_stream_name", "function_name", "memory_limit_in_mb", "function_version",
-             "invoked_function_arn", "client_context", "identity", "tenant_id")
-
-    def __init__(self, header, about):
-        self.aws_request_id = header["id"]
-        self.log_group_name = about.get("log_group")
-        self.log_stream_name = about.get("log_stream")
-        self.function_name = about.get("name")
-        self.memory_limit_in_mb = about.get("memory")
-        self.function_version = about.get("version")
-        self.invoked_function_arn = header.get("arn") or about.get("arn")
-        self.tenant_id = None
-        self.client_context = None
-        client_context = as_object(header.get("client_context"))
-        if client_context is not None:
-            self.client_context = ClientContext(client_context)
-            if isinstance(self.client_context.client, dict):
-                self.client_context.client = Client(self.client_context.client)
-        identity = as_object(header.get("identity")) or {}
-        self.identity = CognitoIdentity({})
-        self.identity.cognito_identity_id = identity.get("cognitoIdentityId")
-        self.identity.cognito_identity_pool_id = identity.get("cognitoIdentityPoolId")
-        self._epoch_deadline_time_in_ms = header.get("deadline_ms") or 0
-
-    def get_remaining_time_in_millis(self):
-        return max(0, self._epoch_deadline_time_in_ms - int(time.time() * 1000))
-
-    def log(self, message):
-        sys.stdout.write(str(message))
-
-    def __repr__(self):
-        shown = ",".join("%s=%s" % (name, getattr(self, name)) for name in self.shown)
-        return "LambdaContext([%s])" % shown
-
-
-def as_object(value):
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, dict) else None
-
-
-class Encoder(json.JSONEncoder):
-    """JSON as AWS's client writes it: decimals as numbers, and text unescaped from Python 3.12 on."""
-
-    # The standard library cannot write a number of its own making: decimals go out as strings between these marks,
-    # which nothing else can contain because they are made up per process, and lose them afterwards.
-    mark = "decimal-%s-" % os.urandom(16).hex()
-    seen = False
-
-    def default(self, value):
-        decimal = sys.modules.get("decimal")
-        if decimal is not None and isinstance(value, decimal.Decimal):
-            if value.is_nan():
-                return float("nan")
-            self.seen = True
-            return self.mark + str(value)
-        return super().default(value)
-
-    def bytes(self, value):
-        text = self.encode(value)
-        if self.seen and self.mark in text:
-            import re
-
-            text = re.sub('"%s([^"]*)"' % self.mark, r"\1", text)
-        return text.encode("utf-8")
-
-
-encoder = Encoder(ensure_ascii=sys.version_info < (3, 12))
-
-
-def to_json(value, complaint):
-    try:
-        return encoder.bytes(value)
-    except Exception as error:
-        raise Unserialisable(complaint + str(error))
-
-
-class Unserialisable(Exception):
-    """The handler answered with something that cannot be sent."""
-
-
 # ---- the request convention: handler(request) → {"statusCode", "headers", "body"} | anything
-
-CANONICAL = {}
-
-
-def canonical(name):
-    """`content-type` → `Content-Type`, the way Glambdar's functions spell it."""
-    found = CANONICAL.get(name)
-    if found is None:
-        found = "-".join(part[:1].upper() + part[1:] for part in name.lower().split("-"))
-        if len(CANONICAL) < 1000:
-            CANONICAL[name] = found
-    return found
-
-
-class Headers(dict):
-    """The headers of a request, found by any spelling; repeated ones are joined by a comma."""
-
-    def __init__(self, pairs):
-        for name, value in pairs:
-            name = canonical(name)
-            earlier = dict.get(self, name)
-            self[name] = value if earlier is None else earlier + "," + value
-
-    def __missing__(self, name):
-        wanted = canonical(name) if isinstance(name, str) else name
-        if wanted == name:
-            raise KeyError(name)
-        return self[wanted]
-
-    def __contains__(self, name):
-        return dict.__contains__(self, canonical(name) if isinstance(name, str) else name)
-
-    def get(self, name, default=None):
-        return dict.get(self, canonical(name) if isinstance(name, str) else name, default)
-
-
-class Request:
-    """What a handler of the request convention is called with. In an `async def` handler, `json()` and `text()` are
-    awaited; in a plain one they return their value."""
-
-    def __init__(self, header, body):
-        http = header.get("http") or {}
-        self.method = http.get("method", "POST")
-        self.path = http.get("path", "/")
-        self.query = http.get("query") or ""
-        self.headers = Headers(http.get("headers") or ())
-        self.bytes = body
-        self.id = header["id"]
-        self._text = None
-
-    @property
-    def body(self):
-        if self._text is None:
-            self._text = self.bytes.decode("utf-8", "replace")
-        return self._text
-
-    def text(self):
-        return self._later(self.body) if state.is_async else self.body
-
-    def json(self):
-        try:
-            value = json.loads(self.body)
-        except ValueError:
-            if not state.is_async:
-                raise ValueError("invalid JSON body") from None
-            return self._later(error=ValueError("invalid JSON body"))
-        return self._later(value) if state.is_async else value
-
-    @staticmethod
-    async def _later(value=None, error=None):
-        if error is not None:
-            raise error
-        return value
-
 
 def prepare_request(header, body):
     return (Request(header, body),)
@@ -976,71 +793,6 @@ async def pour_async(header):
         flow.close()
 
 
-def body_of(result, typed):
-    """Bytes stay bytes; a string is sent as it is when the function named its type; anything else is JSON."""
-    if "body" not in result:
-        return b"", None
-    body = result["body"]
-    if result.get("isBase64Encoded") is True and isinstance(body, str):
-        import base64
-
-        try:
-            return base64.b64decode(body), "application/octet-stream"
-        except ValueError as error:
-            raise Unserialisable("the body is not base64: %s" % error)
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body), "application/octet-stream"
-    if isinstance(body, str) and typed:
-        return body.encode("utf-8", "replace"), None
-    return to_json(body, "the body cannot be made JSON: "), "application/json"
-
-
-def status_of(code):
-    if code is None or (code == 0 and not isinstance(code, bool)):
-        return 200
-    try:
-        status = int(code)
-    except (TypeError, ValueError):
-        status = 0
-    if isinstance(code, bool) or not 200 <= status <= 599 or (isinstance(code, float) and code != status):
-        raise Unserialisable("statusCode must be a whole number from 200 to 599, not %r" % (code,))
-    return status
-
-
-NAME_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-
-
-def header_lines(headers):
-    """The headers as JSON pairs, and whether the function named a content type."""
-    lines = []
-    typed = False
-    if headers is None:
-        return lines, typed
-    if not hasattr(headers, "items"):
-        raise Unserialisable("headers must be a dict")
-    for name, values in headers.items():
-        if values is None:
-            continue
-        if not isinstance(name, str) or not name or not NAME_CHARACTERS.issuperset(name):
-            raise Unserialisable("%r is not a header name" % (name,))
-        if name.lower() == "content-type":
-            typed = True
-        for value in values if isinstance(values, (list, tuple)) else (values,):
-            lines.append("[%s,%s]" % (quoted(name), quoted(header_value(name, value))))
-    return lines, typed
-
-
-def header_value(name, value):
-    if isinstance(value, bool):
-        value = "true" if value else "false"
-    if not isinstance(value, (str, int, float)):
-        raise Unserialisable("the value of header %s must be a string, a number or a list of them" % name)
-    text = str(value)
-    if not text.isprintable() and any((c < " " and c != "\t") or c == "\x7f" for c in text):
-        raise Unserialisable("the value of header %s has a character that headers cannot carry" % name)
-    return text
-
-
 # --------------------------------------------------------------------------------------------------------------- fail
 
 MESSAGE_LIMIT = 256 * 1024  # an error is for people; one that is longer would only fail to be delivered
@@ -1179,7 +931,7 @@ def work():
         elif state.cloned:
             offshoot_logs.take_down()
         state.handler = load_function(frame["handler"])
-        state.is_async = is_coroutine_function(state.handler)
+        Request.is_async = state.is_async = is_coroutine_function(state.handler)
         if snapshot and not alone():
             log("this function leaves threads or processes running when it has initialised: no snapshot is made of it")
             snapshot = False

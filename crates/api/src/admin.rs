@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use offshoot_model::{Error, ErrorKind, FunctionName};
 use offshoot_node::observe::{Followed, LogEntry, LogQuery};
-use offshoot_node::{DeployRequest, Version};
+use offshoot_node::{DeployRequest, Load, Version};
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::broadcast::error::RecvError;
@@ -55,7 +55,7 @@ pub(crate) async fn deploy<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, R
     let load = loads(call.parts.uri.query().unwrap_or(""))?;
     let deployed = call.backend().deploy(request, load).await?;
     let mut receipt = receipt(&deployed.version, "deployed");
-    if load {
+    if load != Load::No {
         receipt["loaded"] = deployed.loaded.into();
     }
     if let Some(warning) = deployed.warning {
@@ -65,11 +65,14 @@ pub(crate) async fn deploy<B: Backend>(mut call: Call<'_, B>) -> Result<Reply, R
 }
 
 /// Whether the function is to be loaded before its deployment is answered.
-fn loads(query: &str) -> Result<bool, Refusal> {
+fn loads(query: &str) -> Result<Load, Refusal> {
     match query.split('&').find_map(|pair| pair.strip_prefix("load=")) {
-        None | Some("0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(_) => Err(Refusal::bad("load is 1 or 0: whether the function is loaded before the answer")),
+        None | Some("0") => Ok(Load::No),
+        Some("1") => Ok(Load::Tried),
+        Some("required") => Ok(Load::Required),
+        Some(_) => Err(Refusal::bad(
+            "load is 0, 1 or required: whether the function is loaded before the answer, and deployed only if that goes well",
+        )),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderValue, StatusCode, header};
-use offshoot_model::{Error, ErrorKind, RequestId};
+use offshoot_model::{Error, ErrorKind, Reason, RequestId};
 use serde_json::json;
 
 use crate::aws;
@@ -40,6 +40,7 @@ pub(crate) enum Dialect {
 pub(crate) struct Refusal {
     status: StatusCode,
     kind: &'static str,
+    reason: Option<Reason>,
     message: Cow<'static, str>,
     close: bool,
     allow: Option<&'static str>,
@@ -49,7 +50,8 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { status, kind, message: message.into(), close: false, allow: None, retry: false, request_id: None }
+        let message = message.into();
+        Refusal { status, kind, reason: None, message, close: false, allow: None, retry: false, request_id: None }
     }
     /// 400 with the kind `invalid-input`.
     pub fn bad(message: impl Into<Cow<'static, str>>) -> Self {
@@ -112,10 +114,9 @@ impl Refusal {
     }
 
     fn glambdar_message(&self) -> &str {
-        let starts = |text: &str| self.message.get(..text.len()).is_some_and(|m| m.eq_ignore_ascii_case(text));
         match self.status {
             StatusCode::NOT_FOUND if self.kind == ErrorKind::NotFound.code() => NOT_FOUND,
-            StatusCode::TOO_MANY_REQUESTS if starts("rate limit") => RATE_LIMITED,
+            _ if self.reason == Some(Reason::RateLimit) => RATE_LIMITED,
             _ => &self.message,
         }
     }
@@ -138,6 +139,7 @@ impl From<Error> for Refusal {
         let status = match error.kind {
             ErrorKind::InvalidInput
             | ErrorKind::BadArchive
+            | ErrorKind::DoesNotLoad
             | ErrorKind::RuntimeMissing
             | ErrorKind::RecursiveInvocation => StatusCode::BAD_REQUEST,
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -154,7 +156,7 @@ impl From<Error> for Refusal {
             tracing::error!(kind = error.kind.code(), source, "{}", error.message);
         }
         let retry = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-        Refusal { retry, ..Refusal::new(status, error.kind.code(), error.message) }
+        Refusal { retry, reason: error.reason, ..Refusal::new(status, error.kind.code(), error.message) }
     }
 }
 
@@ -189,7 +191,8 @@ mod tests {
     fn glambdar_has_its_own_sentences() {
         let of = |kind, message: &str| Refusal::from(Error::new(kind, message));
         assert_eq!(of(ErrorKind::NotFound, "no function x").glambdar_message(), NOT_FOUND);
-        assert_eq!(of(ErrorKind::Throttled, "rate limit of 5 per second reached").glambdar_message(), RATE_LIMITED);
+        let rate = Error::new(ErrorKind::Throttled, "5 per second").because(Reason::RateLimit);
+        assert_eq!(Refusal::from(rate).glambdar_message(), RATE_LIMITED);
         assert_eq!(of(ErrorKind::Throttled, "all 3 instances are busy").glambdar_message(), "all 3 instances are busy");
         assert_eq!(Refusal::no_route("/x\n").glambdar_message(), "there is nothing at this path: /x\\n");
     }

@@ -40,7 +40,8 @@ use bytes::Bytes;
 use offshoot_model::{Error, FunctionName, Invocation, Limits, Outcome};
 use offshoot_node::queue::QueuedCall;
 use offshoot_node::{
-    Catalog, DeployRequest, Deployed, Durable, Keyring, LogStore, Metrics, Queue, Roles, Settings, Streamed, Version,
+    Catalog, DeployRequest, Deployed, Durable, Keyring, Load, LogStore, Metrics, Queue, Roles, Settings, Streamed,
+    Version,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -51,7 +52,7 @@ pub use connection::serve_connection;
 pub trait Backend: Send + Sync + 'static {
     /// Makes or replaces a function. The archive is removed when this returns or is dropped. `load`: the function is loaded
     /// once, to see whether it can be.
-    fn deploy(&self, request: DeployRequest, load: bool) -> impl Future<Output = Result<Deployed, Error>> + Send;
+    fn deploy(&self, request: DeployRequest, load: Load) -> impl Future<Output = Result<Deployed, Error>> + Send;
     /// Changes a function's settings.
     fn configure(
         &self,

@@ -10,7 +10,7 @@ use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 use crate::filter::Filter;
 use crate::spec::{BoxSpec, CODE_DIR, Network};
 use crate::sys::{self, Error, Gate, Result, cstr};
-use crate::{ids, init, rules};
+use crate::{ids, init, root, rules};
 
 const SHM_BYTES: u64 = 64 << 20;
 
@@ -80,7 +80,7 @@ pub fn split(spec: &BoxSpec, gate: &Gate) -> Result<()> {
     let user = (sys::euid(), sys::egid());
     let flags = namespaces(spec) | libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
     gate.unshare("make the clone's namespaces", flags)?;
-    ids::map_ids(spec.uid, user)
+    ids::map_ids(ids::INSIDE, user)
 }
 
 /// Binds the function's code on `/var/task` and its layers on `/opt`, and takes the store of everybody's code away.
@@ -111,9 +111,13 @@ fn show_tree(name: &str, place: &CStr) -> Result<()> {
 /// A `/tmp`, `/dev/shm` and `/proc` that nobody has used before.
 fn fresh_mounts(spec: &BoxSpec, how: How, gate: &Gate) -> Result<()> {
     // As this user namespace knows the box's user: a nursery without privilege has only its own 0.
-    let owner = if spec.rootless && how != How::Nested { 0 } else { spec.uid };
+    let (owner, group) = match how {
+        How::Nested => ids::INSIDE,
+        _ if spec.rootless => (0, 0),
+        _ => (spec.uid, spec.uid),
+    };
     let data = |bytes: u64, inodes: u64| -> Result<CString> {
-        cstr(&format!("mode=1777,size={bytes},nr_inodes={inodes},uid={owner},gid={owner}"))
+        cstr(&format!("mode=1777,size={bytes},nr_inodes={inodes},uid={owner},gid={group}"))
     };
     let flags = MS_NOSUID | MS_NODEV;
     // A tmpfs takes a size or a count of 0 for "unlimited".
@@ -123,6 +127,9 @@ fn fresh_mounts(spec: &BoxSpec, how: How, gate: &Gate) -> Result<()> {
     if how != How::Boot {
         // Over the template's, and whole: a nested user namespace may mount /proc only where it sees a whole one.
         gate.mount(c"proc", c"/proc", flags | MS_NOEXEC, c"")?;
+    }
+    if how == How::Clone && ids::inside(spec) != ids::INSIDE {
+        root::cover_accounts(ids::inside(spec))?;
     }
     Ok(())
 }

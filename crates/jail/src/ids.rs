@@ -4,6 +4,26 @@
 use crate::spec::BoxSpec;
 use crate::sys::{self, Error, Gate, Result, check};
 
+/// User and group id of every program in its own user namespace, and what they are called: as on AWS Lambda (Amazon Linux 2 and 2023
+/// print `uid=993(sbx_user1051) gid=990` there). Being the same everywhere, they stand in the root that all clones of a template share.
+pub const INSIDE: (u32, u32) = (993, 990);
+
+/// `/etc/passwd` and `/etc/group` of a box: root, the box's user with AWS's name, home and shell, and the owner of everything that the
+/// user namespace does not know. None of the host's people and services.
+pub fn accounts((uid, gid): (u32, u32)) -> [(&'static str, String); 2] {
+    const USER: &str = "sbx_user1051";
+    let passwd = format!(
+        "root:x:0:0:root:/root:/bin/bash\n{USER}:x:{uid}:{gid}::/home/{USER}:/sbin/nologin\n\
+        nobody:x:65534:65534:Kernel Overflow User:/:/sbin/nologin\n"
+    );
+    [("etc/passwd", passwd), ("etc/group", format!("root:x:0:\n{USER}:x:{gid}:\nnobody:x:65534:\n"))]
+}
+
+/// Who the program is as it sees itself.
+pub fn inside(spec: &BoxSpec) -> (u32, u32) {
+    if spec.userns || spec.rootless || spec.nested { INSIDE } else { (spec.uid, spec.uid) }
+}
+
 /// Becomes the box's user, in a user namespace of its own when the box says so.
 pub fn become_user(spec: &BoxSpec) -> Result<()> {
     // Read before anything changes: the id that the new namespace's one entry stands for.
@@ -21,17 +41,17 @@ pub fn become_user(spec: &BoxSpec) -> Result<()> {
     sys::prctl("make /proc/self ours", libc::PR_SET_DUMPABLE, 1, 0)?;
     if spec.userns || spec.rootless {
         Gate::default().unshare("make a user namespace", libc::CLONE_NEWUSER)?;
-        map_ids(spec.uid, outside)?;
+        map_ids(INSIDE, outside)?;
         drop_bounding()?;
     }
     Ok(())
 }
 
 /// Writes the maps of the user namespace that this process has just made: one user, one group.
-pub fn map_ids(inside: u32, outside: (u32, u32)) -> Result<()> {
+pub fn map_ids(inside: (u32, u32), outside: (u32, u32)) -> Result<()> {
     sys::write_file(c"/proc/self/setgroups", b"deny")?;
-    sys::write_file(c"/proc/self/uid_map", format!("{inside} {} 1", outside.0).as_bytes())?;
-    sys::write_file(c"/proc/self/gid_map", format!("{inside} {} 1", outside.1).as_bytes())
+    sys::write_file(c"/proc/self/uid_map", format!("{} {} 1", inside.0, outside.0).as_bytes())?;
+    sys::write_file(c"/proc/self/gid_map", format!("{} {} 1", inside.1, outside.1).as_bytes())
 }
 
 fn set_ids(id: u32) -> Result<()> {
@@ -80,7 +100,7 @@ pub fn drop_capabilities() -> Result<()> {
 pub fn become_inner_root(more: libc::c_int) -> Result<()> {
     let outside = (sys::euid(), sys::egid());
     Gate::default().unshare("make the nursery's namespaces", libc::CLONE_NEWUSER | more)?;
-    map_ids(0, outside)
+    map_ids((0, 0), outside)
 }
 
 /// A rootless box maps its user to ours. With privilege ours would be the real root, so that must never pass.

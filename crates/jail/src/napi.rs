@@ -4,6 +4,7 @@
 //! state but the addresses of those functions.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::io::Write;
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -139,7 +140,8 @@ extern "C" fn wait_and_fork(env: Env, _: Info) -> Value {
             0 => sys::leave(0),
             1 => {}
             error => {
-                eprintln!("template: {}", Error::errno("serve the control socket", -error));
+                let error = Error::errno("serve the control socket", -error);
+                writeln!(std::io::stderr(), "template: {error}").ok();
                 sys::leave(1)
             }
         }

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -164,7 +165,7 @@ impl Nursery {
             // The server has gone in the middle of something.
             Err(e) if e.code() == libc::EPIPE || e.code() == libc::ECONNRESET => 0,
             Err(e) => {
-                eprintln!("nursery: {e}");
+                writeln!(std::io::stderr(), "nursery: {e}").ok();
                 1
             }
         };
@@ -233,8 +234,9 @@ impl Nursery {
     fn become_program(&self, request: &Request, cgroups: &[RawFd]) -> Result<Infallible> {
         descriptors::join_cgroups(cgroups)?;
         sys::close_from(descriptors::FIRST_OTHER)?;
-        let uid = request.sandbox.as_ref().map(|spec| spec.uid);
-        root::build(&request.root, uid)?;
+        // What is made for the box has the modes that are asked for, whatever the server was started with.
+        sys::umask(0o022);
+        root::build(&request.root, request.sandbox.as_ref().map_or(ids::INSIDE, ids::inside))?;
         if let Some(spec) = &request.sandbox {
             let mut spec = spec.clone();
             let writable = request.root.binds.iter().filter(|b| b.writable);
@@ -246,7 +248,6 @@ impl Nursery {
                 return init::serve();
             }
         } else {
-            sys::umask(0o022);
             sys::new_session();
             sys::reset_signals(true);
         }

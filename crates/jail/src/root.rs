@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 
+use crate::ids;
 use crate::spec::{CODE_DIR, RootSpec};
 use crate::sys::{self, Error, Gate, Result, cstr};
 
@@ -47,8 +48,9 @@ struct Piece {
     directory: bool,
 }
 
-/// Moves this process into a mount namespace whose root is the one asked for. `uid` is the box's user, when it is known.
-pub fn build(spec: &RootSpec, uid: Option<u32>) -> Result<()> {
+/// Moves this process into a mount namespace whose root is the one asked for. `user` is
+/// who the program in it is, as it sees itself.
+pub fn build(spec: &RootSpec, user: (u32, u32)) -> Result<()> {
     Gate::default().unshare("make a mount namespace", libc::CLONE_NEWNS)?;
     sys::make_private()?;
     let pieces = collect(spec)?;
@@ -58,7 +60,7 @@ pub fn build(spec: &RootSpec, uid: Option<u32>) -> Result<()> {
     for path in MOUNT_POINTS {
         make_directories(&root, path)?;
     }
-    write_accounts(&root, uid.unwrap_or(65534))?;
+    write_accounts(&root, user)?;
     if let Some(text) = hosts {
         write_text(&root, "etc/hosts", &text)?;
     }
@@ -167,12 +169,25 @@ fn device_links(root: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn write_accounts(root: &OwnedFd, uid: u32) -> Result<()> {
+fn write_accounts(root: &OwnedFd, user: (u32, u32)) -> Result<()> {
     make_directories(root, "etc")?;
-    let home = "/tmp:/usr/sbin/nologin";
-    let passwd = format!("root:x:0:0:root:{home}\nsbx:x:{uid}:{uid}:function:{home}\n");
-    let group = format!("root:x:0:\nsbx:x:{uid}:\n");
-    [("etc/passwd", passwd), ("etc/group", group)].iter().try_for_each(|(path, text)| write_text(root, path, text))
+    ids::accounts(user).iter().try_for_each(|(path, text)| write_text(root, path, text))
+}
+
+/// Gives a clone without a user namespace its own `/etc/passwd` and `/etc/group`, over those of its template's root: its user's id is known
+/// only now. They lie in a file system of the clone's and have no other name there.
+pub fn cover_accounts(user: (u32, u32)) -> Result<()> {
+    let shm = sys::openat(libc::AT_FDCWD, c"/dev/shm", libc::O_DIRECTORY | libc::O_PATH, 0);
+    let shm = shm.map_err(|e| Error::new("open /dev/shm", e))?;
+    for (path, text) in ids::accounts(user) {
+        let step = |e| Error::new(format!("show /{path}"), e);
+        write_text(&shm, "accounts", &text)?;
+        let tree = sys::open_tree(shm.as_raw_fd(), c"accounts", libc::AT_SYMLINK_NOFOLLOW).map_err(step)?;
+        sys::set_attributes(tree.as_fd(), READ_ONLY | libc::MOUNT_ATTR_NOEXEC, false).map_err(step)?;
+        sys::attach(tree.as_fd(), libc::AT_FDCWD, &cstr(&format!("/{path}"))?).map_err(step)?;
+        sys::unlink(shm.as_raw_fd(), c"accounts").map_err(step)?;
+    }
+    Ok(())
 }
 
 /// The host's names, as far as they are read, and these.

@@ -51,7 +51,7 @@ pub enum Network {
 /// What a box is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoxSpec {
-    /// User and group id of the program.
+    /// User and group id of the program as the machine sees it. In a user namespace of its own it sees `ids::INSIDE`.
     pub uid: u32,
     /// Host name.
     pub hostname: String,

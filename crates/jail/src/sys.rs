@@ -224,6 +224,12 @@ pub fn openat(dir: RawFd, path: &CStr, flags: c_int, mode: u32) -> io::Result<Ow
     unsafe { owned(libc::openat(dir, path.as_ptr(), flags | libc::O_CLOEXEC, mode)) }
 }
 
+/// Takes the name of a file away.
+pub fn unlink(dir: RawFd, path: &CStr) -> io::Result<()> {
+    // SAFETY: an open directory and a NUL-terminated path.
+    if unsafe { libc::unlinkat(dir, path.as_ptr(), 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Writes `bytes` to an existing file in one `write(2)`, as `/proc` wants it.
 pub fn write_file(path: &CStr, bytes: &[u8]) -> Result<()> {
     let step = || format!("write {}", path.to_string_lossy());

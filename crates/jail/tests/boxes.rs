@@ -391,14 +391,23 @@ fn probe(_: &Ground) {
     assert!(features.iter().filter(|f| f.required).all(|f| f.available));
 }
 
+/// User and group as a program sees them.
+fn inside(spec: &BoxSpec) -> (u32, u32) {
+    if spec.userns || spec.rootless { (993, 990) } else { (spec.uid, spec.uid) }
+}
+
 /// What every box must look like from inside.
 fn check_inside(seen: &Value, spec: &BoxSpec) {
     let pretty = serde_json::to_string_pretty(seen).unwrap();
     let eq =
         |what: &str, want: Value| assert_eq!(seen.pointer(what).unwrap_or(&Value::Null), &want, "{what} in {pretty}");
-    let uid = spec.uid;
+    let (uid, gid) = inside(spec);
     eq("/pid", json!(1));
-    eq("/ids", json!([[uid, uid, uid], [uid, uid, uid], []]));
+    eq("/ids", json!([[uid, uid, uid], [gid, gid, gid], []]));
+    let home = "/home/sbx_user1051";
+    eq("/user", json!(["sbx_user1051", "x", uid, gid, "", home, "/sbin/nologin"]));
+    eq("/people", json!(["root", "sbx_user1051", "nobody"]));
+    eq("/groups", json!(["root", "sbx_user1051", "nobody"]));
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "SigBlk"] {
         eq(&format!("/status/{set}"), json!("0000000000000000"));
     }
@@ -424,6 +433,7 @@ fn check_inside(seen: &Value, spec: &BoxSpec) {
         ("/usr/x", "no"),
         ("/x", "no"),
         ("/etc/passwd", "no"),
+        ("/etc/group", "no"),
         ("/var/task/x", "no"),
         ("/run/x", "no"),
         ("/var/runtime/x", "no"),
@@ -473,7 +483,7 @@ fn boot(ground: &Ground) {
     ));
     let seen = worker.read();
     check_inside(&seen, &spec);
-    assert_eq!(seen["uid_map"], json!(["200017", "200017", "1"]));
+    assert_eq!(seen["uid_map"], json!(["993", "200017", "1"]));
     assert_eq!(seen["env"], json!({"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}));
     assert_eq!(nursery.control.exit_of(&worker), 0);
     // Without its user namespace and Landlock: the mounts and the filter hold alone.
@@ -562,7 +572,7 @@ fn rootless(ground: &Ground) {
         Some(spec.clone()),
     ));
     let seen = worker.read();
-    assert_eq!(seen["uid_map"], json!(["200017", "0", "1"]), "{seen}");
+    assert_eq!(seen["uid_map"], json!(["993", "0", "1"]), "{seen}");
     // The supplementary groups cannot be changed here, only emptied before; the rest is the same box.
     check_inside(&seen, &spec);
     let worker = nursery.control.start(spawn(&["/bin/true"], root.clone(), Some(a_box())));
@@ -582,6 +592,9 @@ fn python_clone(ground: &Ground) {
     let second = control.start(clone(BoxSpec { uid: 200_018, code: Some("other".into()), ..spec.clone() }));
     check_inside(&first.ask(&json!({"do": "look"})), &spec);
     check_inside(&second.ask(&json!({"do": "look"})), &BoxSpec { uid: 200_018, ..spec.clone() });
+    // Without a user namespace a clone is called the same under its own id.
+    let plain = BoxSpec { uid: 200_019, userns: false, ..spec.clone() };
+    check_inside(&control.start(clone(plain.clone())).ask(&json!({"do": "look"})), &plain);
     first.ask(&json!({"do": "threads"}));
     let random = |w: &Worker| w.ask(&json!({"do": "reseed"}))["ssl"].as_str().unwrap().to_owned();
     assert_ne!(random(&first), random(&second));
@@ -688,9 +701,12 @@ fn node_clone(ground: &Ground) {
     let (a, b) = (first.ask(&json!({"do": "fds"})), second.ask(&json!({"do": "fds"})));
     println!("   descriptors of a clone: {a}");
     check_descriptors(&a, &b);
-    check_work(&first.ask(&json!({"do": "work"})), 200_017);
-    check_work(&second.ask(&json!({"do": "work"})), 200_018);
-    assert_eq!(first.ask(&json!({"do": "uid"})), json!({"uid": 200_017, "pid": 1}));
+    check_work(&first.ask(&json!({"do": "work"})), 993);
+    check_work(&second.ask(&json!({"do": "work"})), 993);
+    assert_eq!(
+        first.ask(&json!({"do": "uid"})),
+        json!({"uid": 993, "pid": 1, "user": ["sbx_user1051", "/home/sbx_user1051"]})
+    );
     let random = |w: &Worker| w.ask(&json!({"do": "reseed"}))["random"].as_str().unwrap().to_owned();
     assert_ne!(random(&first), random(&second));
     first.tell(&json!({"do": "exit", "code": 7}));
@@ -718,7 +734,7 @@ fn node_nested(ground: &Ground) {
     check_descriptors(&first.ask(&json!({"do": "fds"})), &second.ask(&json!({"do": "fds"})));
     let random = |w: &Worker| w.ask(&json!({"do": "reseed"}))["random"].as_str().unwrap().to_owned();
     assert_ne!(random(&first), random(&second));
-    check_work(&first.ask(&json!({"do": "work"})), 200_017);
+    check_work(&first.ask(&json!({"do": "work"})), 993);
     second.tell(&json!({"do": "exit", "code": 4}));
     assert_eq!(control.exit_of(&second), 4 << 8);
 }

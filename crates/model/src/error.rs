@@ -44,6 +44,8 @@ kinds! {
     Conflict = "conflict", Caller, true;
     /// The archive cannot be accepted: not a zip, hostile, ambiguous or too large.
     BadArchive = "bad-archive", Caller, false;
+    /// The code cannot be loaded, and was to be deployed only if it can.
+    DoesNotLoad = "does-not-load", Caller, false;
     /// This machine does not have the runtime that the function names.
     RuntimeMissing = "runtime-missing", Caller, false;
     /// This machine cannot give the isolation that the function asks for.
@@ -68,11 +70,24 @@ kinds! {
     Internal = "internal", Platform, true;
 }
 
+/// Which of the limits under one kind it was, where dialects answer each differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The function's invocations per second.
+    RateLimit,
+    /// The concurrency of the function itself; others are not affected.
+    FunctionConcurrency,
+    /// The size of an archive once it is unpacked.
+    UnzippedSize,
+}
+
 /// A platform failure.
 #[derive(Debug, Clone)]
 pub struct Error {
     /// The stable kind.
     pub kind: ErrorKind,
+    /// What more dialects tell apart.
+    pub reason: Option<Reason>,
     /// One sentence for a person: what, where, and what to do. No host path, no secret.
     pub message: String,
     /// What lies under it, for the server's own log only.
@@ -82,7 +97,12 @@ pub struct Error {
 impl Error {
     /// An error of this kind, with its sentence.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), source: None }
+        Error { kind, reason: None, message: message.into(), source: None }
+    }
+    /// The same error, with what more dialects tell apart.
+    pub fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
     }
     /// The same error, with the cause that only the server's log may show.
     pub fn caused_by(mut self, cause: impl fmt::Display) -> Self {

@@ -11,7 +11,7 @@ pub mod runtime;
 pub mod time;
 pub mod units;
 
-pub use error::{Error, ErrorKind, Fault};
+pub use error::{Error, ErrorKind, Fault, Reason};
 pub use function::{Convention, FunctionConfig, Network, SandboxKind};
 pub use ids::{CodeDigest, FunctionName, RequestId};
 pub use invocation::{

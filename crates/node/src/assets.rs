@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 const FILES: &[(&str, &[u8])] = &[
     ("node/logs.cjs", include_bytes!("../../../workers/node/logs.cjs")),
     ("node/worker.cjs", include_bytes!("../../../workers/node/worker.cjs")),
+    ("python/offshoot_event.py", include_bytes!("../../../workers/python/offshoot_event.py")),
     ("python/offshoot_logs.py", include_bytes!("../../../workers/python/offshoot_logs.py")),
+    ("python/offshoot_request.py", include_bytes!("../../../workers/python/offshoot_request.py")),
     ("python/rehearsal.py", include_bytes!("../../../workers/python/rehearsal.py")),
     ("python/worker.py", include_bytes!("../../../workers/python/worker.py")),
     ("ruby/rehearsal.rb", include_bytes!("../../../workers/ruby/rehearsal.rb")),

@@ -26,7 +26,7 @@ pub use catalog::Catalog;
 pub use durable::Durable;
 pub use invoker::{Invoker, ReplyStream, Streamed};
 pub use keys::Keyring;
-pub use node::{Deployed, Node, NodeConfig, QueueSettings, Warm};
+pub use node::{Deployed, Load, Node, NodeConfig, QueueSettings, Warm};
 pub use observe::{LogStore, Metrics};
 pub use pool::PoolSettings;
 pub use queue::Queue;

@@ -81,6 +81,17 @@ pub enum Warm {
     These(Vec<RuntimeName>),
 }
 
+/// Whether a function is loaded, once, before its deployment is answered, so that whoever deploys it is told what is wrong with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// Only one that is to have a template.
+    No,
+    /// It is, and deployed whatever comes of that.
+    Tried,
+    /// It is, and not deployed if that fails: what was in force before stays so.
+    Required,
+}
+
 /// What came of a deployment or a change.
 #[derive(Debug, Clone)]
 pub struct Deployed {
@@ -298,13 +309,28 @@ impl Node {
         &self.invoker
     }
 
-    /// Deploys, and returns when the function's template is there. `load`: also a function that has none is loaded, once,
-    /// so that whoever deploys it is told what is wrong with it.
-    pub async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
+    /// Deploys, and returns when the function's template is there.
+    pub async fn deploy(&self, request: DeployRequest, load: Load) -> Result<Deployed, Error> {
         let _changing = Changing::begin(&self.changing);
-        let version = self.shared.registry.deploy(request).await?;
+        let version = match load {
+            Load::Required => self.deploy_if_it_loads(request).await?,
+            Load::No | Load::Tried => self.shared.registry.deploy(request).await?,
+        };
         self.invoker.changed(&version.config.name);
-        Ok(self.make_ready(version, load).await)
+        Ok(self.make_ready(version, load != Load::No).await)
+    }
+
+    async fn deploy_if_it_loads(&self, request: DeployRequest) -> Result<Arc<Version>, Error> {
+        let name = request.name.clone();
+        let (invoker, runtime) = (self.invoker.clone(), tokio::runtime::Handle::current());
+        let try_out = move |version| runtime.block_on(invoker.try_out(version));
+        let done = self.shared.registry.deploy_if(request, try_out).await;
+        if done.is_err() && self.shared.registry.resolve(&name).is_none() {
+            // What it printed and counted while it was tried is nobody's.
+            self.shared.metrics.remove(&name);
+            self.shared.logs.remove(&name);
+        }
+        done
     }
 
     /// Changes a function's configuration.

@@ -2,7 +2,7 @@
 //! clients compare that.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use offshoot_model::{Error, ErrorKind};
+use offshoot_model::{Error, ErrorKind, Reason};
 use offshoot_node::catalog::{Fault, Rule};
 use offshoot_node::durable::Refused;
 use serde_json::{Map, Value};
@@ -70,13 +70,6 @@ impl AwsError {
     }
     pub fn closing(mut self) -> Self {
         self.close = true;
-        self
-    }
-    /// The same, with more at the end of a message that begins like this and names no version.
-    pub fn with_suffix(mut self, start: &str, suffix: &str) -> Self {
-        if let Some(message) = self.message.as_mut().filter(|m| m.starts_with(start) && m.matches(':').count() == 7) {
-            message.push_str(suffix);
-        }
         self
     }
     #[cfg(test)]
@@ -161,19 +154,17 @@ impl From<Error> for AwsError {
     fn from(error: Error) -> Self {
         let text = error.message;
         let made = match error.kind {
-            ErrorKind::InvalidInput | ErrorKind::BadArchive => Self::invalid(text),
+            ErrorKind::InvalidInput | ErrorKind::BadArchive | ErrorKind::DoesNotLoad => Self::invalid(text),
             ErrorKind::TooLarge => Self::new(413, "RequestEntityTooLargeException", text),
             ErrorKind::NotFound => Self::not_found(text),
             ErrorKind::Conflict => Self::new(409, "ResourceConflictException", text),
             ErrorKind::RuntimeMissing => Self::new(502, "InvalidRuntimeException", text),
             ErrorKind::SandboxUnavailable => Self::unsupported(&text),
-            ErrorKind::Throttled if text.starts_with("rate limit") => {
-                Self::throttled("FunctionInvocationRateLimitExceeded")
-            }
-            ErrorKind::Throttled if text.contains("is at its limit of") || text.contains("its concurrency is 0") => {
-                Self::throttled(RESERVED)
-            }
-            ErrorKind::Throttled | ErrorKind::NoCapacity => Self::throttled("ConcurrentInvocationLimitExceeded"),
+            ErrorKind::Throttled | ErrorKind::NoCapacity => Self::throttled(match error.reason {
+                Some(Reason::RateLimit) => "FunctionInvocationRateLimitExceeded",
+                Some(Reason::FunctionConcurrency) => RESERVED,
+                _ => "ConcurrentInvocationLimitExceeded",
+            }),
             ErrorKind::CodeCorrupt => Self::new(502, "InvalidZipFileException", text),
             ErrorKind::ShuttingDown => Self::new(503, "ServiceException", text),
             ErrorKind::StartFailed | ErrorKind::Store | ErrorKind::Internal => Self::new(500, "ServiceException", text),

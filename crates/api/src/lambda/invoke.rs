@@ -196,7 +196,7 @@ fn buffered(outcome: Outcome<Bytes>, tail: bool) -> Reply {
 }
 
 async fn prepare<B: Backend>(ask: &mut Ask<'_, B>, segment: &str) -> Result<Ready, AwsError> {
-    let (function, qualifier) = ask.function(segment).map_err(with_latest)?;
+    let (function, qualifier) = ask.invoked(segment)?;
     let headers = &ask.call.parts.headers;
     let kind = Kind::of(headers)?;
     let name = headers.get(DURABLE).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
@@ -220,11 +220,6 @@ async fn prepare<B: Backend>(ask: &mut Ask<'_, B>, segment: &str) -> Result<Read
     let context = CallContext { qualifier, client_context, identity: None, trace: Some(trace.clone()) };
     let invocation = Invocation { id, function, http, payload, context: Some(Box::new(context)) };
     Ok(Ready { invocation, kind, tail, trace, durable, name })
-}
-
-/// Invocations name `$LATEST` where nothing else was named.
-fn with_latest(error: AwsError) -> AwsError {
-    error.with_suffix("Function not found:", ":$LATEST")
 }
 
 /// What a function of the `request` convention gets when it is called with an event.

@@ -84,6 +84,10 @@ impl<B: Backend> Ask<'_, B> {
     fn function(&self, segment: &str) -> Result<(FunctionName, Option<String>), AwsError> {
         names::function(segment, self.qualifier(), self.place())
     }
+    /// The same for an invocation, whose errors name `$LATEST` where nothing else was named.
+    fn invoked(&self, segment: &str) -> Result<(FunctionName, Option<String>), AwsError> {
+        names::function_or(segment, self.qualifier(), self.place(), Some("$LATEST"))
+    }
     /// A function whose version does not matter.
     fn unqualified(&self, segment: &str) -> Result<FunctionName, AwsError> {
         Ok(names::function(segment, None, self.place())?.0)

@@ -83,6 +83,16 @@ pub(super) fn function(
     qualifier: Option<&str>,
     here: &Place,
 ) -> Result<(FunctionName, Option<String>), AwsError> {
+    function_or(text, qualifier, here, None)
+}
+
+/// The same; `shown` is the version that errors name where the request names none.
+pub(super) fn function_or(
+    text: &str,
+    qualifier: Option<&str>,
+    here: &Place,
+    shown: Option<&str>,
+) -> Result<(FunctionName, Option<String>), AwsError> {
     let pattern = format!("Member must satisfy regular expression pattern: {NAME_PATTERN}");
     let named = take_apart(text);
     let long = qualifier.filter(|q| q.len() > MAX_QUALIFIER);
@@ -107,7 +117,7 @@ pub(super) fn function(
     check_place(&named, here)?;
     let qualifier = qualifier.or(named.qualifier).map(str::to_owned);
     let name = FunctionName::parse(named.name).map_err(|_| {
-        let arn = here.function(named.name, qualifier.as_deref());
+        let arn = here.function(named.name, qualifier.as_deref().or(shown));
         AwsError::not_found(format!("Function not found: {arn}"))
     })?;
     Ok((name, qualifier))

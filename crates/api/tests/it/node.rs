@@ -13,7 +13,7 @@ use offshoot_model::function::defaults;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
     Answer, CodeDigest, Convention, Error, ErrorKind, FunctionConfig, FunctionError, FunctionName, HttpReply,
-    Invocation, Limits, Network, Outcome, Phases, Place, Report, RuntimeName, SandboxKind, StartKind,
+    Invocation, Limits, Network, Outcome, Phases, Place, Reason, Report, RuntimeName, SandboxKind, StartKind,
 };
 use offshoot_node::durable::{self, Durable};
 use offshoot_node::observe::LogEntry;
@@ -22,7 +22,7 @@ use offshoot_node::queue::{
 };
 use offshoot_node::registry::Stats;
 use offshoot_node::{
-    Catalog, DeployRequest, Deployed, Keyring, LogStore, Metrics, Queue, Registry, Roles, Settings, Version,
+    Catalog, DeployRequest, Deployed, Keyring, Load, LogStore, Metrics, Queue, Registry, Roles, Settings, Version,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -211,7 +211,10 @@ impl Node {
             "/fail/timeout" => failed(FailureCause::Timeout, r#"{"errorMessage":"Task timed out after 3.00 seconds"}"#),
             "/fail/memory" => failed(FailureCause::OutOfMemory, "not json"),
             "/fail/init" => failed(FailureCause::Init, "{}"),
-            "/fail/rate" => Err(Error::new(ErrorKind::Throttled, "rate limit of 5 per second reached")),
+            "/fail/rate" => {
+                let error = Error::new(ErrorKind::Throttled, "rate limit of 5 per second reached");
+                Err(error.because(Reason::RateLimit))
+            }
             "/fail/busy" => Err(Error::new(ErrorKind::Throttled, "all 3 instances are busy")),
             _ => {
                 let body = serde_json::to_vec(&serde_json::json!({
@@ -225,7 +228,7 @@ impl Node {
 }
 
 impl Backend for Node {
-    async fn deploy(&self, request: DeployRequest, load: bool) -> Result<Deployed, Error> {
+    async fn deploy(&self, request: DeployRequest, load: Load) -> Result<Deployed, Error> {
         let bytes = std::fs::read(&request.archive).unwrap();
         self.uploaded.store(bytes.len() as u64, Ordering::SeqCst);
         if bytes.starts_with(b"bad") {
@@ -233,7 +236,7 @@ impl Backend for Node {
         }
         let version = self.put(request.name.as_str(), Convention::Event, &request.settings, bytes.len() as u64);
         let warning = bytes.starts_with(b"sick").then(|| "it cannot be loaded".to_owned());
-        Ok(Deployed { version, loaded: load && warning.is_none(), warning })
+        Ok(Deployed { version, loaded: load != Load::No && warning.is_none(), warning })
     }
     async fn configure(&self, name: &FunctionName, settings: Settings) -> Result<Deployed, Error> {
         if self.get(name).is_none() {

@@ -1,5 +1,5 @@
 """Looks at its own box from inside and reports what it found as one JSON object on fd 3."""
-import ctypes, errno, json, os, socket, sys
+import ctypes, errno, grp, json, os, pwd, socket, sys
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,6 +54,9 @@ def look():
     return {
         "pid": os.getpid(),
         "ids": [os.getresuid(), os.getresgid(), os.getgroups()],
+        "user": list(pwd.getpwuid(os.getuid())),
+        "people": [p.pw_name for p in pwd.getpwall()],
+        "groups": [g.gr_name for g in grp.getgrall()],
         "uid_map": open("/proc/self/uid_map").read().split(),
         "status": {k: status[k] for k in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "SigBlk")},
         "pids": [p for p in os.listdir("/proc") if p.isdigit()],
@@ -73,7 +76,7 @@ def look():
         "limits": [__import__("resource").getrlimit(r) for r in (7, 6, 4)],
         "env": dict(os.environ),
         "umask": os.umask(0o022),
-        "write": {p: write(p) for p in ("/usr/x", "/x", "/etc/passwd", "/var/task/x", "/tmp/x", "/dev/shm/x", "/dev/null", "/run/x", "/var/runtime/x")},
+        "write": {p: write(p) for p in ("/usr/x", "/x", "/etc/passwd", "/etc/group", "/var/task/x", "/tmp/x", "/dev/shm/x", "/dev/null", "/run/x", "/var/runtime/x")},
         "fill": fill("/tmp/big"), "inodes": many_files(),
         "exists": {p: os.path.exists(p) for p in ("/etc/shadow", "/root/.profile", "/home/sbx", "/sys/kernel", "/var/lib/dpkg", "/proc/1/root/boot", "/run/offshoot/code/other")},
         "calls": {

@@ -1,6 +1,7 @@
 // A language template in Node.js: clones itself; a clone answers commands, or becomes a function template.
 'use strict';
 const fs = require('fs');
+const os = require('os');
 const crypto = require('crypto');
 const m = { exports: {} };
 process.dlopen(m, '/opt/libjail.so');
@@ -71,7 +72,7 @@ async function serve() {
     else if (command.do === 'fds') send(fds());
     else if (command.do === 'work') send(await work().catch((e) => ({ error: String(e && e.stack) })));
     else if (command.do === 'reseed') { jail.reseed(crypto.randomFillSync(Buffer.alloc(32))); send({ random: crypto.randomBytes(8).toString('hex') }); }
-    else if (command.do === 'uid') send({ uid: process.getuid(), pid: Number(fs.readlinkSync('/proc/self')) });
+    else if (command.do === 'uid') send({ uid: process.getuid(), pid: Number(fs.readlinkSync('/proc/self')), user: [os.userInfo().username, os.userInfo().homedir] });
     else if (command.do === 'snapshot') { send({ t: 'ready' }); jail.init(); jail.waitAndFork(); }
     else if (command.do === 'exit') jail.exit(command.code);
   }

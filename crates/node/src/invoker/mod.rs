@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use offshoot_model::invocation::FailureCause;
 use offshoot_model::{
-    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Network, Outcome, Phases, Report,
-    RequestId, StartKind,
+    Answer, Error, ErrorKind, FunctionError, FunctionName, HttpPart, Invocation, Network, Outcome, Phases, Reason,
+    Report, RequestId, StartKind,
 };
 use offshoot_sandbox::process::{End, Exit};
 use serde::Serialize;
@@ -163,6 +163,7 @@ impl Invoker {
                     version.config.name, version.config.rate_limit
                 ),
             )
+            .because(Reason::RateLimit)
         })
     }
 
@@ -204,16 +205,30 @@ impl Invoker {
     /// Makes the function ready: its template when it has snapshots, else one instance. Returns how that failed, if it did.
     pub async fn warm(&self, name: &FunctionName) -> Result<(), Error> {
         let version = self.resolve(name)?;
-        let pool = self.served(&version).pool;
+        self.load_in(&self.served(&version).pool).await
+    }
+
+    /// Loads a version that nobody can call, once, in a pool of its own that ends with it.
+    pub async fn try_out(&self, version: Arc<Version>) -> Result<(), Error> {
+        let pool = Pool::new(self.shared.clone(), version);
+        let loaded = self.load_in(&pool).await;
+        pool.retire();
+        loaded
+    }
+
+    async fn load_in(&self, pool: &Arc<Pool>) -> Result<(), Error> {
         self.shared.runtimes.ready().await;
-        let made = match version.config.snapshot {
+        let config = &pool.version.config;
+        let made = match config.snapshot {
             true => pool.snapshot().await.map(drop),
             false => pool.lease(true).await.map(drop),
         };
         match made {
             Ok(()) | Err(Refusal::Retired) => Ok(()),
             Err(Refusal::Platform(error)) => Err(error),
-            Err(Refusal::Init(failure)) => Err(Error::new(ErrorKind::InvalidInput, not_initialised(name, &failure))),
+            Err(Refusal::Init(failure)) => {
+                Err(Error::new(ErrorKind::DoesNotLoad, not_initialised(&config.name, &failure)))
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use offshoot_model::{Error, ErrorKind, FunctionName, Invocation};
+use offshoot_model::{Error, ErrorKind, FunctionName, Invocation, Reason};
 
 use super::admit::Bucket;
 use super::{Invoker, Served};
@@ -71,7 +71,7 @@ impl Invoker {
             }
             _ => format!("{name} is at its limit of {most} invocations at once: retry later, or raise its concurrency"),
         };
-        Err(Error::new(ErrorKind::Throttled, text))
+        Err(Error::new(ErrorKind::Throttled, text).because(Reason::FunctionConcurrency))
     }
 
     /// Provisioned concurrency of a function that this version has no part in. It comes out of what the function reserves.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use offshoot_model::{Error, ErrorKind, Fault, Invocation, Outcome, RequestId};
 
 use super::desk::{Desk, delivery_lane};
-use super::item::{Condition, Context, Delivery, EventInvokeConfig, Parcel, State, Target};
+use super::item::{Condition, Context, Delivery, EventInvokeConfig, Parcel, State, Target, Why};
 use super::metrics::Result as Counted;
 use super::policy::{self, Ending, Progress, Step};
 use super::record::{self, Account, Brought};
@@ -224,13 +224,14 @@ async fn end(
     follow(core, item, State::Running, change).await;
 }
 
-fn explain(condition: Condition) -> Option<String> {
-    match condition {
-        Condition::EventAgeExceeded => Some("the event grew too old before an attempt succeeded".to_owned()),
-        Condition::ZeroReservedConcurrency => Some("the function has a reserved concurrency of 0".to_owned()),
-        Condition::Damaged => Some("what is stored of the event is not what was accepted".to_owned()),
-        _ => None,
-    }
+fn explain(condition: Condition) -> Option<Why> {
+    let text = match condition {
+        Condition::EventAgeExceeded => "the event grew too old before an attempt succeeded",
+        Condition::ZeroReservedConcurrency => "the function has a reserved concurrency of 0",
+        Condition::Damaged => "what is stored of the event is not what was accepted",
+        _ => return None,
+    };
+    Some(Why::from(text.to_owned()))
 }
 
 /// Makes the deliveries that need no journey, those to functions, and writes what is left of the others.
@@ -239,7 +240,8 @@ async fn follow(core: &Core, item: &Taken, from: State, mut change: Change) {
     for delivery in std::mem::take(&mut change.deliveries) {
         if item.hops >= MAX_HOPS && matches!(delivery.target, Target::Function(..)) {
             change.condition = Some(Condition::ChainTooLong);
-            change.error = Some(format!("more than {MAX_HOPS} destinations called one another: is there a loop?"));
+            change.error =
+                Some(Why::from(format!("more than {MAX_HOPS} destinations called one another: is there a loop?")));
             change.state = State::Dead;
             left.push(delivery);
             continue;
@@ -454,7 +456,8 @@ async fn undelivered(core: &Core, item: &Taken, failure: &Undelivered) {
     tracing::warn!(request = %item.id, function = %item.function, target = to, failures, "a delivery failed: {}", failure.message);
     if next.is_none() {
         change.state = State::Dead;
-        change.error = Some(record::shorten(&format!("not delivered to {to}: {}", failure.message), 1024));
+        let text = format!("not delivered to {to}: {}", failure.message);
+        change.error = Some(Why::from(record::shorten(&text, record::ERROR_TEXT)));
     }
     settle(core, item, State::Delivering, Next::Stay(change), Vec::new()).await;
 }
@@ -465,7 +468,7 @@ fn shipment(item: &Taken, delivery: &Delivery, record: Option<Vec<u8>>) -> Optio
     match delivery.what {
         Parcel::Record => Some(Shipment { target, body: record?.into(), attributes: Vec::new(), trace }),
         Parcel::Event => {
-            let error = item.error.as_deref().unwrap_or_default();
+            let error = item.error.as_ref().map_or("", |why| why.message.as_str());
             let attributes = record::letter_attributes(item.id.as_str(), item.status.unwrap_or(200), error);
             Some(Shipment { target, body: item.event.clone()?.into(), attributes, trace })
         }

@@ -268,7 +268,7 @@ pub struct View {
     pub bytes: u64,
     /// How it ended, when it did.
     pub condition: Option<Condition>,
-    /// What the last attempt or delivery said.
+    /// What the last attempt or delivery said: the error's type, where there is one, and its message.
     pub error: Option<String>,
     /// Deliveries that are still to be made.
     pub deliveries: Vec<Delivery>,
@@ -279,9 +279,58 @@ pub struct View {
     pub seq: i64,
 }
 
+/// Why the last attempt or delivery failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Why {
+    /// The error's type, where the function named one.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What it says; AWS puts this alone into dead letters.
+    pub message: String,
+}
+
+impl Why {
+    /// As it is stored.
+    pub(super) fn to_stored(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|_| self.message.clone())
+    }
+    /// As it was stored; a text of which only the message is known is that message.
+    pub(super) fn from_stored(text: String) -> Self {
+        serde_json::from_str(&text).unwrap_or_else(|_| Why::from(text))
+    }
+}
+
+impl From<String> for Why {
+    fn from(message: String) -> Self {
+        Why { kind: None, message }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Some(kind) => write!(f, "{kind}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_stored_with_their_type_and_older_ones_without() {
+        let why = Why { kind: Some("KeyError".to_owned()), message: "'x'".to_owned() };
+        assert_eq!(why.to_string(), "KeyError: 'x'");
+        for why in [why, Why::from("refused".to_owned()), Why::from(r#"{"a":1}"#.to_owned())] {
+            assert_eq!(Why::from_stored(why.to_stored()), why);
+        }
+        for plain in ["no money", "", r#"{"message":1}"#, r#"{"message":"a","more":2}"#] {
+            assert_eq!(Why::from_stored(plain.to_owned()).to_string(), plain);
+        }
+    }
 
     #[test]
     fn targets_are_read_and_written_alike() {

@@ -8,12 +8,14 @@ use offshoot_model::{Answer, Error, ErrorKind, Outcome};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::item::Condition;
+use super::item::{Condition, Why};
 
 /// Bytes of a record besides the event. A larger response is left out, and `responseContext.payloadBytes` says how large it was.
 pub const RECORD_ROOM: usize = 256 << 10;
 /// Bytes of an error's text in a dead letter (AWS: 1 KB) and in the store.
-const ERROR_TEXT: usize = 1024;
+pub const ERROR_TEXT: usize = 1024;
+/// Bytes of an error's type in the store.
+const ERROR_TYPE: usize = 128;
 
 /// What an attempt brought, as far as records tell it.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +27,7 @@ pub struct Brought {
     /// The function answered at all.
     pub answered: bool,
     /// One sentence, for people.
-    pub error: Option<String>,
+    pub error: Option<Why>,
     /// 200 when the function answered, 429 for a throttle, else 500.
     pub status: u16,
     /// The published version that ran; `None` is `$LATEST`, or that none did.
@@ -48,7 +50,7 @@ pub fn brought(result: &Result<Outcome<Bytes>, Error>) -> Brought {
                 response: Some(Bytes::from(error.body.clone())),
                 failed: true,
                 answered: true,
-                error: Some(message_of(&error.body).unwrap_or_else(|| error.cause.error_type().to_owned())),
+                error: Some(why_of(&error.body).unwrap_or_else(|| Why::from(error.cause.error_type().to_owned()))),
                 status: 200,
                 version: outcome.version,
             },
@@ -60,7 +62,7 @@ pub fn brought(result: &Result<Outcome<Bytes>, Error>) -> Brought {
                 response: Some(Bytes::from(body.to_string())),
                 failed: true,
                 answered: false,
-                error: Some(shorten(&error.message, ERROR_TEXT)),
+                error: Some(Why::from(shorten(&error.message, ERROR_TEXT))),
                 status,
                 version: None,
             }
@@ -68,7 +70,7 @@ pub fn brought(result: &Result<Outcome<Bytes>, Error>) -> Brought {
     }
 }
 
-fn message_of(body: &str) -> Option<String> {
+fn why_of(body: &str) -> Option<Why> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Said {
@@ -76,8 +78,13 @@ fn message_of(body: &str) -> Option<String> {
         error_type: Option<String>,
     }
     let said: Said = serde_json::from_str(body).ok()?;
-    let text = said.error_message.filter(|m| !m.is_empty()).or(said.error_type)?;
-    Some(shorten(&text, ERROR_TEXT))
+    Some(match said.error_message.filter(|m| !m.is_empty()) {
+        Some(message) => Why {
+            kind: said.error_type.filter(|t| !t.is_empty()).map(|t| shorten(&t, ERROR_TYPE)),
+            message: shorten(&message, ERROR_TEXT),
+        },
+        None => Why::from(shorten(&said.error_type?, ERROR_TEXT)),
+    })
 }
 
 /// At most so many bytes of a text, cut between characters.
@@ -203,7 +210,7 @@ mod tests {
             response: Some(Bytes::from_static(br#"{"errorMessage":"no","errorType":"E"}"#)),
             failed: true,
             answered: true,
-            error: Some("no".into()),
+            error: Some(Why::from("no".to_owned())),
             status: 200,
             version: None,
         };

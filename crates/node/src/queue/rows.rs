@@ -8,7 +8,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use sha2::{Digest, Sha256};
 
-use super::item::{Condition, Context, Delivery, EventInvokeConfig, State, View};
+use super::item::{Condition, Context, Delivery, EventInvokeConfig, State, View, Why};
 use super::{Filter, Totals};
 use crate::ledger::Layout;
 
@@ -94,7 +94,7 @@ pub(super) struct Taken {
     pub attempts: u32,
     pub setbacks: u32,
     pub condition: Option<Condition>,
-    pub error: Option<String>,
+    pub error: Option<Why>,
     pub status: Option<u16>,
     pub deliveries: Vec<Delivery>,
     /// The event; `None`: it is not what was accepted.
@@ -231,7 +231,7 @@ fn get(db: &Connection, seq: i64) -> rusqlite::Result<Option<Taken>> {
             attempts: row.get("attempts")?,
             setbacks: row.get("setbacks")?,
             condition: condition_of(row)?,
-            error: row.get("error")?,
+            error: why_of(row)?,
             status: row.get("status")?,
             deliveries: json_of(row, "deliveries")?.unwrap_or_default(),
             event: None,
@@ -250,7 +250,7 @@ pub(super) struct Change {
     pub attempts: u32,
     pub setbacks: u32,
     pub condition: Option<Condition>,
-    pub error: Option<String>,
+    pub error: Option<Why>,
     pub status: Option<u16>,
     pub deliveries: Vec<Delivery>,
     pub record: Option<Vec<u8>>,
@@ -270,7 +270,7 @@ pub(super) fn change(db: &Connection, seq: i64, change: &Change) -> rusqlite::Re
         change.attempts,
         change.setbacks,
         change.condition.map(Condition::name),
-        change.error,
+        change.error.as_ref().map(Why::to_stored),
         change.status,
         to_json(&change.deliveries)?,
         change.record.as_ref().map(|record| record.len() as u64),
@@ -407,6 +407,10 @@ fn condition_of(row: &Row) -> rusqlite::Result<Option<Condition>> {
     Ok(text.as_deref().and_then(Condition::parse))
 }
 
+fn why_of(row: &Row) -> rusqlite::Result<Option<Why>> {
+    Ok(row.get::<_, Option<String>>("error")?.map(Why::from_stored))
+}
+
 fn view(row: &Row) -> rusqlite::Result<View> {
     Ok(View {
         request_id: row.get("id")?,
@@ -420,7 +424,7 @@ fn view(row: &Row) -> rusqlite::Result<View> {
         interruptions: row.get("interruptions")?,
         bytes: row.get("bytes")?,
         condition: condition_of(row)?,
-        error: row.get("error")?,
+        error: why_of(row)?.map(|why| why.to_string()),
         deliveries: json_of(row, "deliveries")?.unwrap_or_default(),
         trace: row.get("trace")?,
         seq: row.get("seq")?,

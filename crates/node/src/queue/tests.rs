@@ -213,7 +213,7 @@ async fn a_failing_function_is_tried_three_times_with_one_id_and_kept() {
     assert!(calls.iter().all(|(i, _)| *i == id));
     let detail = bench.queue().show(&id).await.unwrap().unwrap();
     assert_eq!((detail.view.attempts, detail.view.condition), (3, Some(Condition::RetriesExhausted)));
-    assert_eq!(detail.view.error.as_deref(), Some("no money"));
+    assert_eq!(detail.view.error.as_deref(), Some("E: no money"));
     let record: Value = serde_json::from_slice(&detail.record.unwrap()).unwrap();
     assert_eq!(record["requestContext"]["approximateInvokeCount"], 3);
     assert_eq!(record["requestContext"]["requestId"], id);

@@ -12,7 +12,7 @@ mod structure;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 
-use offshoot_model::{Error, ErrorKind, Limits};
+use offshoot_model::{Error, ErrorKind, Limits, Reason};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
@@ -223,8 +223,9 @@ fn bad(why: impl std::fmt::Display) -> Error {
 }
 
 /// The sentence of AWS, with this server's limit.
-fn unzipped_too_large(limits: &Limits) -> Error {
-    Error::new(ErrorKind::BadArchive, format!("Unzipped size must be smaller than {} bytes", limits.unzipped_bytes))
+pub(super) fn unzipped_too_large(most: u64) -> Error {
+    let message = format!("Unzipped size must be smaller than {most} bytes");
+    Error::new(ErrorKind::BadArchive, message).because(Reason::UnzippedSize)
 }
 
 fn zip_error(e: zip::result::ZipError) -> Error {

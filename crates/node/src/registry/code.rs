@@ -98,7 +98,7 @@ impl CodeStore {
         // Uploads are held to their own limit; what comes from S3 may be as large as what is unpacked from it.
         let most = self.limits.zipped_bytes.max(self.limits.unzipped_bytes);
         if about.len() >= most {
-            return Err(Error::new(ErrorKind::BadArchive, format!("Unzipped size must be smaller than {most} bytes")));
+            return Err(archive::unzipped_too_large(most));
         }
         let (hash, size) = hash_of(&mut file).map_err(disk_error)?;
         let sha256 = CodeDigest::from_bytes(&hash);

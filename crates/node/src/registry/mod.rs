@@ -220,6 +220,16 @@ impl Registry {
     /// Deploys an archive as a new function or as a new version of one. When it returns, the version is durable and current;
     /// when it fails, nothing changed. Runs to its end even if the caller stops waiting.
     pub async fn deploy(self: &Arc<Self>, request: DeployRequest) -> Result<Arc<Version>, Error> {
+        self.deploy_if(request, |_| Ok(())).await
+    }
+
+    /// The same, if the version is accepted: `accept` sees it, with its code in the store, before anybody can call it. It may block, and
+    /// other changes of the function wait for it.
+    pub async fn deploy_if(
+        self: &Arc<Self>,
+        request: DeployRequest,
+        accept: impl FnOnce(Arc<Version>) -> Result<(), Error> + Send + 'static,
+    ) -> Result<Arc<Version>, Error> {
         let turn = self.turn_of(request.name.clone()).lock_owned().await;
         // After the name's turn, so that many deployments of one name do not keep the others from unpacking.
         let room = Arc::clone(&self.unpacking)
@@ -227,8 +237,8 @@ impl Registry {
             .await
             .map_err(|e| internal("deployments have ended").caused_by(e))?;
         self.blocking(move |this| {
-            let _held = (turn, room); // given up when the work is done, not when the caller stops waiting
-            this.deploy_now(&request)
+            let _held = turn; // given up when the work is done, not when the caller stops waiting
+            this.deploy_now(&request, room, accept)
         })
         .await
     }
@@ -310,7 +320,12 @@ impl Registry {
         self.code.collect(|digest| in_use.contains(digest) || known.contains(digest) || self.refers_to(digest))
     }
 
-    fn deploy_now(&self, request: &DeployRequest) -> Result<Arc<Version>, Error> {
+    fn deploy_now(
+        &self,
+        request: &DeployRequest,
+        room: tokio::sync::OwnedSemaphorePermit,
+        accept: impl FnOnce(Arc<Version>) -> Result<(), Error>,
+    ) -> Result<Arc<Version>, Error> {
         let before = self.resolve(&request.name);
         self.code.check_upload(&request.archive)?;
         let staged = self.code.stage(&request.archive, Wrapping::Strip)?;
@@ -333,7 +348,8 @@ impl Registry {
         if let Some(fields) = &mut change.fields {
             fields.code_sha256 = None;
         }
-        let made = self.write(change, before.as_deref());
+        drop(room);
+        let made = accept(Arc::new(candidate(&change))).and_then(|()| self.write(change, before.as_deref()));
         drop(kept); // not before the table refers to the code
         made
     }
@@ -491,6 +507,20 @@ impl Change {
             entry: None,
         }
     }
+}
+
+/// What a change is going to be, for those who judge it: nobody can call it, and it has no revision yet.
+fn candidate(change: &Change) -> Version {
+    let now = now_ms();
+    let draft = Draft {
+        config: change.config.clone(),
+        code: change.code.clone(),
+        code_bytes: change.code_bytes,
+        created_ms: now,
+        updated_ms: now,
+    };
+    let stored = Stored { draft, revision: 0, invocations: 0, last_invoked_ms: 0 };
+    version_of(stored, change.fields.clone().map(Arc::new), change.opt.clone())
 }
 
 fn version_of(stored: Stored, fields: Option<Arc<Fields>>, opt: Option<CodeDigest>) -> Version {

@@ -69,7 +69,7 @@ pub fn serve(listener: Listener, gate: Option<Gate>, process: Arc<Process>, host
     let for_whom = whose.clone();
     let serving = life::accept(listener.socket, host, calls, move |stream| {
         let (door, whose) = (door.clone(), for_whom.clone());
-        super::http::connection(stream, large.clone(), move |request, _| {
+        let served = super::http::connection(stream, large.clone(), move |request, _| {
             let (door, whose) = (door.clone(), whose.clone());
             async move {
                 if !request.uri().path().starts_with(PREFIX) {
@@ -77,7 +77,8 @@ pub fn serve(listener: Listener, gate: Option<Gate>, process: Arc<Process>, host
                 }
                 route(&door, || whose.calls(), request).await
             }
-        })
+        });
+        async move { drop(served.await) } // no calls are given here that could be left unread
     });
     tokio::spawn(async move {
         let mut ended = process.ended();

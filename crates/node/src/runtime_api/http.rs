@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::body::{self, Ending};
-use super::room::{Bounded, Meter};
+use super::room::{self, Bounded, Meter};
 use super::state::{Event, Misuse};
 use super::{Answering, Bounds, Environment, Told, durable, extensions, stream};
 
@@ -35,22 +35,25 @@ const EXTENSION: &str = "/2020-01-01/";
 /// An answer.
 pub type Reply = Response<Full<Bytes>>;
 
-/// Serves one connection to an environment to its end.
+/// Serves one connection to an environment to its end. A call that was written to it and not read goes to another poll.
 pub async fn serve(environment: Arc<Environment>, stream: TcpStream) {
-    let large = environment.large.clone();
-    connection(stream, large, move |request, meter| {
-        let environment = environment.clone();
+    let (large, served) = (environment.large.clone(), environment.clone());
+    let unread = connection(stream, large, move |request, meter| {
+        let environment = served.clone();
         async move { route(&environment, request, &meter).await }
-    })
-    .await;
+    });
+    if let Some(call) = unread.await {
+        environment.on(Event::NotTaken(call)).ok();
+    }
 }
 
-/// Serves one connection to its end. `large`: places for requests that are more than small.
+/// Serves one connection to its end. `large`: places for requests that are more than small. Returns a call that was written to it and
+/// not read.
 pub(super) async fn connection<F: Future<Output = Reply>>(
     stream: TcpStream,
     large: Arc<Semaphore>,
     route: impl Fn(Request<Incoming>, Arc<Meter>) -> F,
-) {
+) -> Option<String> {
     stream.set_nodelay(true).ok();
     let meter = Arc::new(Meter::default());
     let stream = Bounded::new(stream, meter.clone(), large);
@@ -65,7 +68,7 @@ pub(super) async fn connection<F: Future<Output = Reply>>(
             Ok::<_, Infallible>(reply)
         }
     });
-    let done = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         // No time limit: between two requests of a runtime lies a call, and its connections are counted.
         .header_read_timeout(None)
         .title_case_headers(true)
@@ -73,11 +76,14 @@ pub(super) async fn connection<F: Future<Output = Reply>>(
         .max_header_size(MAX_HEAD.max(MAX_TRAILERS))
         .max_buf_size(MAX_HEAD)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = done {
+        .serve_connection(TokioIo::new(stream), service);
+    let done = (&mut connection).await;
+    if let Err(error) = &done {
         tracing::debug!(%error, "a connection to the Runtime API broke off");
     }
+    let call = meter.given()?;
+    let stream = connection.into_parts().io.into_inner().into_inner();
+    (done.is_err() || meter.is_broken() || room::is_lost(stream).await).then_some(call)
 }
 
 async fn route(environment: &Arc<Environment>, request: Request<Incoming>, meter: &Meter) -> Reply {
@@ -86,7 +92,7 @@ async fn route(environment: &Arc<Environment>, request: Request<Incoming>, meter
     if let Some(rest) = path.strip_prefix(RUNTIME) {
         return match (rest, &method) {
             ("ping", &Method::GET) => text(StatusCode::OK, "pong"),
-            ("runtime/invocation/next", &Method::GET) => next(environment).await,
+            ("runtime/invocation/next", &Method::GET) => next(environment, meter).await,
             ("runtime/init/error", &Method::POST) => init_error(environment, request, Event::InitError, meter).await,
             ("runtime/restore/next", &Method::GET) if environment.snap_start() => restore_next(environment).await,
             ("runtime/restore/error", &Method::POST) if environment.snap_start() => {
@@ -119,9 +125,10 @@ fn answer_route(rest: &str) -> Option<(&str, bool)> {
     }
 }
 
-async fn next(environment: &Arc<Environment>) -> Reply {
+async fn next(environment: &Arc<Environment>, meter: &Meter) -> Reply {
     match environment.wait(Event::Next).await {
         Ok(Told::Call(call)) => {
+            meter.give(&call.id);
             let mut reply = Response::new(Full::new(call.payload.clone()));
             call.write_headers(reply.headers_mut());
             reply

@@ -76,7 +76,7 @@ pub(super) fn read_map(file: &File, limits: &Limits) -> Result<Vec<Entry>, Error
         return Err(bad("its directory holds more than the end record counts"));
     }
     if total >= limits.unzipped_bytes {
-        return Err(unzipped_too_large(limits));
+        return Err(unzipped_too_large(limits.unzipped_bytes));
     }
     lay_out(file, &mut entries, directory.start)?;
     Ok(entries)

@@ -10,6 +10,7 @@ use offshoot_model::{CodeDigest, Error, ErrorKind};
 use sha2::{Digest, Sha256};
 
 use super::{CodeStore, FORMAT, Kept, Manifest, Node, Staged};
+use crate::registry::archive::unzipped_too_large;
 use crate::registry::disk_error;
 use crate::registry::tree::Tree;
 
@@ -28,8 +29,7 @@ impl CodeStore {
         let plan = overlay(&manifests);
         let size: u64 = plan.values().map(|(_, node)| size_of(node)).sum();
         if size > room {
-            let message = format!("Unzipped size must be smaller than {} bytes", self.limits.unzipped_bytes);
-            return Err(Error::new(ErrorKind::BadArchive, message));
+            return Err(unzipped_too_large(self.limits.unzipped_bytes));
         }
         let present = self.code.join(digest.as_str()).symlink_metadata().is_ok();
         if present && self.verify(&digest).is_ok() {
