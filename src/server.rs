@@ -194,6 +194,7 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
             home: env.get("HOME").map(PathBuf::from),
             cache_file: Some(config.data_dir.join("runtimes.json")),
             allow_nearest: config.allow_nearest_runtime,
+            accept_unrunnable: config.accept_unrunnable,
         },
         nursery,
         uids: *config.uid_range.start()..config.uid_range.end().saturating_add(1),

@@ -31,6 +31,8 @@ pub struct ServeConfig {
     pub warm_runtimes: WarmRuntimes,
     /// Whether a function may run on the nearest version of its language when its own is missing.
     pub allow_nearest_runtime: bool,
+    /// Whether functions are accepted, shown and changed that this machine cannot run.
+    pub accept_unrunnable: bool,
     /// Directories in which runtimes are looked for, before the usual ones.
     pub runtime_paths: Vec<PathBuf>,
     /// How long an idle instance is kept.

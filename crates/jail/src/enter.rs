@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 
 use crate::filter::Filter;
-use crate::spec::{BoxSpec, CODE_DIR, Network};
+use crate::spec::{BoxSpec, CODE_DIR, Network, USER};
 use crate::sys::{self, Error, Gate, Result, cstr};
 use crate::{ids, rules};
 
@@ -77,7 +77,7 @@ pub fn split(spec: &BoxSpec, gate: &Gate) -> Result<()> {
     let user = (sys::euid(), sys::egid());
     let flags = namespaces(spec) | libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
     gate.unshare("make the clone's namespaces", flags)?;
-    ids::map_ids(spec.uid, user)
+    ids::map_ids(USER, user)
 }
 
 /// Binds the function's code on `/var/task` and its layers on `/opt`, and takes the store of everybody's code away.
@@ -108,7 +108,11 @@ fn show_tree(name: &str, place: &CStr) -> Result<()> {
 /// A `/tmp`, `/dev/shm` and `/proc` that nobody has used before.
 fn fresh_mounts(spec: &BoxSpec, how: How, gate: &Gate) -> Result<()> {
     // As this user namespace knows the box's user: a nursery without privilege has only its own 0.
-    let owner = if spec.rootless && how != How::Nested { 0 } else { spec.uid };
+    let owner = match how {
+        How::Nested => USER,
+        _ if spec.rootless => 0,
+        _ => spec.uid,
+    };
     let data = |bytes: u64, inodes: u64| -> Result<CString> {
         cstr(&format!("mode=1777,size={bytes},nr_inodes={inodes},uid={owner},gid={owner}"))
     };

@@ -1,7 +1,7 @@
 //! Who the program in the box is: user and group ids, its user namespace, and the end of all capabilities. It never
 //! gives anything; every step takes something away.
 
-use crate::spec::BoxSpec;
+use crate::spec::{BoxSpec, USER};
 use crate::sys::{self, Error, Gate, Result, check};
 
 /// Becomes the box's user, in a user namespace of its own when the box says so.
@@ -21,7 +21,7 @@ pub fn become_user(spec: &BoxSpec) -> Result<()> {
     sys::prctl("make /proc/self ours", libc::PR_SET_DUMPABLE, 1, 0)?;
     if spec.userns || spec.rootless {
         Gate::default().unshare("make a user namespace", libc::CLONE_NEWUSER)?;
-        map_ids(spec.uid, outside)?;
+        map_ids(USER, outside)?;
         drop_bounding()?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::frame;
 use crate::ids;
 use crate::init;
 use crate::root;
-use crate::spec::{Answer, BOX_FAILED, Request};
+use crate::spec::{Answer, BOX_FAILED, Request, USER};
 use crate::sys::{self, ChildBell, Error, Gate, Result, cstr};
 
 /// The descriptor of the control socket.
@@ -233,8 +233,8 @@ impl Nursery {
     fn become_program(&self, request: &Request, cgroups: &[RawFd]) -> Result<Infallible> {
         descriptors::join_cgroups(cgroups)?;
         sys::close_from(descriptors::FIRST_OTHER)?;
-        let uid = request.sandbox.as_ref().map(|spec| spec.uid);
-        root::build(&request.root, uid)?;
+        let plain = request.sandbox.as_ref().filter(|spec| !spec.userns && !spec.rootless);
+        root::build(&request.root, plain.map_or(USER, |spec| spec.uid))?;
         if let Some(spec) = &request.sandbox {
             let mut spec = spec.clone();
             let writable = request.root.binds.iter().filter(|b| b.writable);

@@ -47,8 +47,8 @@ struct Piece {
     directory: bool,
 }
 
-/// Moves this process into a mount namespace whose root is the one asked for. `uid` is the box's user, when it is known.
-pub fn build(spec: &RootSpec, uid: Option<u32>) -> Result<()> {
+/// Moves this process into a mount namespace whose root is the one asked for. `uid` is the box's user, as the box knows it.
+pub fn build(spec: &RootSpec, uid: u32) -> Result<()> {
     Gate::default().unshare("make a mount namespace", libc::CLONE_NEWNS)?;
     sys::make_private()?;
     let pieces = collect(spec)?;
@@ -58,7 +58,7 @@ pub fn build(spec: &RootSpec, uid: Option<u32>) -> Result<()> {
     for path in MOUNT_POINTS {
         make_directories(&root, path)?;
     }
-    write_accounts(&root, uid.unwrap_or(65534))?;
+    write_accounts(&root, uid)?;
     if let Some(text) = hosts {
         write_text(&root, "etc/hosts", &text)?;
     }
@@ -170,8 +170,9 @@ fn device_links(root: &OwnedFd) -> Result<()> {
 fn write_accounts(root: &OwnedFd, uid: u32) -> Result<()> {
     make_directories(root, "etc")?;
     let home = "/tmp:/usr/sbin/nologin";
-    let passwd = format!("root:x:0:0:root:{home}\nsbx:x:{uid}:{uid}:function:{home}\n");
-    let group = format!("root:x:0:\nsbx:x:{uid}:\n");
+    // The user's name is AWS's.
+    let passwd = format!("root:x:0:0:root:{home}\nsbx_user1051:x:{uid}:{uid}::{home}\n");
+    let group = format!("root:x:0:\nsbx_user1051:x:{uid}:\n");
     [("etc/passwd", passwd), ("etc/group", group)].iter().try_for_each(|(path, text)| write_text(root, path, text))
 }
 

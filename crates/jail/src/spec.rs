@@ -48,6 +48,10 @@ pub enum Network {
     Host,
 }
 
+/// The user and group that a program in a box is to itself, in a user namespace that has nobody else: AWS's number. Outside,
+/// each box has a number of its own (`BoxSpec::uid`).
+pub const USER: u32 = 993;
+
 /// What a box is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoxSpec {

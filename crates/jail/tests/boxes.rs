@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use offshoot_jail::frame;
-use offshoot_jail::spec::{Answer, Bind, BoxSpec, Cookie, Network, Request, RootSpec};
+use offshoot_jail::spec::{Answer, Bind, BoxSpec, Cookie, Network, Request, RootSpec, USER};
 use serde_json::{Value, json};
 
 fn main() {
@@ -395,7 +395,7 @@ fn check_inside(seen: &Value, spec: &BoxSpec) {
     let pretty = serde_json::to_string_pretty(seen).unwrap();
     let eq =
         |what: &str, want: Value| assert_eq!(seen.pointer(what).unwrap_or(&Value::Null), &want, "{what} in {pretty}");
-    let uid = spec.uid;
+    let uid = if spec.userns || spec.rootless { USER } else { spec.uid };
     eq("/pid", json!(1));
     eq("/ids", json!([[uid, uid, uid], [uid, uid, uid], []]));
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "SigBlk"] {
@@ -472,7 +472,7 @@ fn boot(ground: &Ground) {
     ));
     let seen = worker.read();
     check_inside(&seen, &spec);
-    assert_eq!(seen["uid_map"], json!(["200017", "200017", "1"]));
+    assert_eq!(seen["uid_map"], json!(["993", "200017", "1"]));
     assert_eq!(seen["env"], json!({"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}));
     assert_eq!(nursery.control.exit_of(&worker), 0);
     // Without its user namespace and Landlock: the mounts and the filter hold alone.
@@ -561,7 +561,7 @@ fn rootless(ground: &Ground) {
         Some(spec.clone()),
     ));
     let seen = worker.read();
-    assert_eq!(seen["uid_map"], json!(["200017", "0", "1"]), "{seen}");
+    assert_eq!(seen["uid_map"], json!(["993", "0", "1"]), "{seen}");
     // The supplementary groups cannot be changed here, only emptied before; the rest is the same box.
     check_inside(&seen, &spec);
     let worker = nursery.control.start(spawn(&["/bin/true"], root.clone(), Some(a_box())));
@@ -687,9 +687,9 @@ fn node_clone(ground: &Ground) {
     let (a, b) = (first.ask(&json!({"do": "fds"})), second.ask(&json!({"do": "fds"})));
     println!("   descriptors of a clone: {a}");
     check_descriptors(&a, &b);
-    check_work(&first.ask(&json!({"do": "work"})), 200_017);
-    check_work(&second.ask(&json!({"do": "work"})), 200_018);
-    assert_eq!(first.ask(&json!({"do": "uid"})), json!({"uid": 200_017, "pid": 1}));
+    check_work(&first.ask(&json!({"do": "work"})), USER);
+    check_work(&second.ask(&json!({"do": "work"})), USER);
+    assert_eq!(first.ask(&json!({"do": "uid"})), json!({"uid": USER, "pid": 1}));
     let random = |w: &Worker| w.ask(&json!({"do": "reseed"}))["random"].as_str().unwrap().to_owned();
     assert_ne!(random(&first), random(&second));
     first.tell(&json!({"do": "exit", "code": 7}));
@@ -717,7 +717,7 @@ fn node_nested(ground: &Ground) {
     check_descriptors(&first.ask(&json!({"do": "fds"})), &second.ask(&json!({"do": "fds"})));
     let random = |w: &Worker| w.ask(&json!({"do": "reseed"}))["random"].as_str().unwrap().to_owned();
     assert_ne!(random(&first), random(&second));
-    check_work(&first.ask(&json!({"do": "work"})), 200_017);
+    check_work(&first.ask(&json!({"do": "work"})), USER);
     second.tell(&json!({"do": "exit", "code": 4}));
     assert_eq!(control.exit_of(&second), 4 << 8);
 }

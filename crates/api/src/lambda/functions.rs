@@ -267,18 +267,15 @@ async fn delete<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Result<Reply, Aws
     if qualifier.as_deref() == Some("$LATEST") {
         return Err(AwsError::invalid("$LATEST version cannot be deleted without deleting the function."));
     }
+    let number = qualifier.map(|number| number.parse::<u64>()).transpose();
+    // Also of a function that is not there (recorded from AWS).
+    let number = number.map_err(|_| AwsError::invalid("Deletion of aliases is not currently supported."))?;
     if ask.call.backend().get(&name).is_none() {
         return Err(ask.catalog().missing(&name, None).into());
     }
-    match qualifier.as_deref() {
+    match number {
         None => ask.call.backend().delete(&name).await?,
-        Some(number) => match number.parse::<u64>() {
-            Ok(number) => ask.catalog().delete_version(&name, number).await?,
-            Err(_) => {
-                let message = "Deletion of aliases is not currently supported.";
-                return Err(AwsError::invalid(message));
-            }
-        },
+        Some(number) => ask.catalog().delete_version(&name, number).await?,
     }
     Ok(no_content())
 }

@@ -547,10 +547,9 @@ impl Catalog {
             return Err(fault(Rule::Invalid, message));
         }
         self.registry.runtimes.wait();
-        let name = RuntimeName::parse(text).map_err(|_| {
+        let name = RuntimeName::parse_any(text).map_err(|_| {
             if RUNTIMES.contains(&text) {
-                let hint = RuntimeName::as_custom(text).map(|how| format!(" {how}.")).unwrap_or_default();
-                return fault(Rule::Invalid, format!("The runtime {text} is not one that this server can run.{hint}"));
+                return fault(Rule::Invalid, format!("The runtime {text} is not one that this server can run."));
             }
             let message = format!(
                 "Value {text} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",
@@ -558,8 +557,8 @@ impl Catalog {
             );
             fault(Rule::Invalid, message)
         })?;
-        let resolved = self.registry.runtimes.resolve(name).map_err(|e| fault(Rule::Invalid, e.message))?;
-        Ok(resolved.asked)
+        self.registry.runtimes.accepts(name).map_err(|e| fault(Rule::Invalid, e.message))?;
+        Ok(name)
     }
 
     /// Settings over a configuration, checked.
