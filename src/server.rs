@@ -174,6 +174,9 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
         sqs: config.sqs_endpoint.clone(),
         kinesis: config.kinesis_endpoint.clone(),
         dynamodb_streams: config.dynamodb_streams_endpoint.clone(),
+        ec2: config.ec2_endpoint.clone(),
+        eventbridge: config.eventbridge_endpoint.clone(),
+        sns: config.sns_endpoint.clone(),
         key_id: config.aws_access_key_id.clone(),
         secret: config.aws_secret_access_key.clone(),
     });

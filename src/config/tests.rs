@@ -92,6 +92,9 @@ fn every_form_of_every_setting_arrives() {
         | "sqs_endpoint"
         | "kinesis_endpoint"
         | "dynamodb_streams_endpoint"
+        | "ec2_endpoint"
+        | "eventbridge_endpoint"
+        | "sns_endpoint"
         | "aws_fallback_endpoint" => "http://example.org:81",
         "token" => "t0k3n",
         "log" => "debug",

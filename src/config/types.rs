@@ -63,6 +63,12 @@ pub struct ServeConfig {
     pub kinesis_endpoint: Option<ServerUrl>,
     /// Where streams of tables are reached that speak DynamoDB Streams' protocol.
     pub dynamodb_streams_endpoint: Option<ServerUrl>,
+    /// Where subnets and security groups are asked for that functions name.
+    pub ec2_endpoint: Option<ServerUrl>,
+    /// Where topics are that destinations and dead letters name.
+    pub sns_endpoint: Option<ServerUrl>,
+    /// Where event buses are that destinations name.
+    pub eventbridge_endpoint: Option<ServerUrl>,
     /// The access key that requests to queues and streams are signed with.
     pub aws_access_key_id: Option<String>,
     /// Its secret.

@@ -13,7 +13,7 @@ use offshoot_model::{
     SandboxKind,
 };
 
-use super::types::{Entry, Fields, LayerUse, Logging, Published, PublishedDoc};
+use super::types::{Entry, Fields, LayerUse, Logging, Published, PublishedDoc, Vpc};
 use super::{
     Catalog, Fault, Made, Rule, VERSION, check_revision, document, fault, now_ms, page, published, revision_id,
 };
@@ -94,6 +94,8 @@ pub struct Patch {
     pub snap_start: Option<bool>,
     /// An ARN; empty removes it.
     pub dead_letter: Option<String>,
+    /// The network; without subnets and groups, none.
+    pub vpc: Option<Vpc>,
     /// What makes it durable.
     pub durable: Option<DurablePatch>,
 }
@@ -165,7 +167,8 @@ pub struct View {
 
 impl Catalog {
     /// Makes a function. It is durable when this returns, and ready when its progress has ended.
-    pub async fn create(self: &Arc<Self>, new: NewFunction) -> Result<View, Fault> {
+    pub async fn create(self: &Arc<Self>, mut new: NewFunction) -> Result<View, Fault> {
+        new.patch.vpc = self.find_vpc(new.patch.vpc.take()).await?;
         let this = Arc::clone(self);
         let done = self.registry.change(new.name.clone(), move |registry| Ok(this.create_now(registry, &new)));
         done.await?
@@ -261,9 +264,10 @@ impl Catalog {
     pub async fn update_configuration(
         self: &Arc<Self>,
         name: &FunctionName,
-        patch: Patch,
+        mut patch: Patch,
         known: Option<String>,
     ) -> Result<View, Fault> {
+        patch.vpc = self.find_vpc(patch.vpc.take()).await?;
         let (this, name) = (Arc::clone(self), name.clone());
         let done = self.registry.change(name.clone(), move |registry| {
             Ok(this.update_configuration_now(registry, &name, &patch, known.as_deref()))
@@ -720,6 +724,10 @@ fn over(patch: &Patch, mut config: FunctionConfig, mut fields: Fields) -> (Funct
     fields.snap_start = patch.snap_start.unwrap_or(fields.snap_start);
     if let Some(target) = &patch.dead_letter {
         fields.dead_letter = Some(target.clone()).filter(|t| !t.is_empty());
+    }
+    // A function that never had a network does not get an empty one.
+    if let Some(vpc) = patch.vpc.as_ref().filter(|vpc| fields.vpc.is_some() || !vpc.subnet_ids.is_empty()) {
+        fields.vpc = Some(vpc.clone());
     }
     fields.logging = logging(patch, fields.logging);
     (config, fields)
