@@ -71,6 +71,7 @@ fn refusals() -> Vec<(&'static str, String, Value)> {
         ("DELETE", format!("{F}/nobody?Qualifier=$LATEST"), none.clone()),
         ("DELETE", format!("{F}/nobody?Qualifier=1"), none.clone()),
         ("DELETE", format!("{F}/nobody?Qualifier=live"), none.clone()),
+        ("DELETE", format!("{F}/nobody?Qualifier=$latest"), none.clone()),
         // Functions.
         ("POST", F.to_owned(), function("new", json!({"Role": "r1"}))),
         ("POST", F.to_owned(), function("new", json!({"Runtime": "PYTHON3.9"}))),

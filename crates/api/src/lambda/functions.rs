@@ -269,15 +269,18 @@ async fn delete<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Result<Reply, Aws
     if qualifier.as_deref() == Some("$LATEST") {
         return Err(AwsError::invalid("$LATEST version cannot be deleted without deleting the function."));
     }
-    let number = qualifier.map(|number| number.parse::<u64>()).transpose();
-    // Also of a function that is not there (recorded from AWS).
-    let number = number.map_err(|_| AwsError::invalid("Deletion of aliases is not currently supported."))?;
+    let number = qualifier.as_deref().map(str::parse::<u64>).transpose().ok();
+    // Also of a function that is not there; what begins like a version is not taken for an alias (recorded from AWS).
+    if number.is_none() && !qualifier.as_deref().is_some_and(|q| q.starts_with('$')) {
+        return Err(AwsError::invalid("Deletion of aliases is not currently supported."));
+    }
     if ask.call.backend().get(&name).is_none() {
         return Err(ask.catalog().missing(&name, None).into());
     }
     match number {
-        None => ask.call.backend().delete(&name).await?,
-        Some(number) => ask.catalog().delete_version(&name, number).await?,
+        None => return Err(ask.catalog().missing(&name, qualifier.as_deref()).into()),
+        Some(None) => ask.call.backend().delete(&name).await?,
+        Some(Some(number)) => ask.catalog().delete_version(&name, number).await?,
     }
     Ok(no_content())
 }
