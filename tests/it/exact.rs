@@ -451,6 +451,19 @@ fn environments_are_awss() {
     }
 }
 
+/// AWS's address of the Runtime API is somebody else's on the machine's own network.
+#[test]
+fn on_the_machines_network_no_address_is_named_where_nobody_listens() {
+    let server = &*SERVER.get();
+    let code = b"import os\ndef handler(e, c): return os.environ.get('AWS_LAMBDA_RUNTIME_API')\n";
+    for (network, address) in [("none", json!("169.254.100.1:9001")), ("host", json!(null))] {
+        let name = format!("address-{network}");
+        let fields = [("handler", "index.handler"), ("convention", "event"), ("network", network)];
+        server.deploy(&name, &zip_of(&[("index.py", code)]), &fields);
+        assert_eq!(server.native(&name, "{}").expect(200).json(), address, "{network}");
+    }
+}
+
 /// What has no `HOME` asks for its user's account: each box has one, the same in all.
 #[test]
 fn programs_find_their_user_and_its_home() {
