@@ -451,6 +451,15 @@ fn environments_are_awss() {
     }
 }
 
+/// Without a user namespace a box's user has a number that no account has: then `HOME` says where its home is.
+#[test]
+fn without_a_user_namespace_programs_find_a_home_too() {
+    let server = Server::start(&["--allow-degraded", "userns"]);
+    let code = b"const os = require('os')\nexports.handler = async () => [os.homedir(), process.env.HOME, process.getuid() === 993]";
+    server.deploy("homely", &zip_of(&[("index.js", code)]), &[("handler", "index.handler"), ("convention", "event")]);
+    assert_eq!(server.native("homely", "{}").expect(200).json(), json!(["/tmp", "/tmp", false]));
+}
+
 /// AWS's address of the Runtime API is somebody else's on the machine's own network.
 #[test]
 fn on_the_machines_network_no_address_is_named_where_nobody_listens() {
