@@ -1,5 +1,5 @@
-//! What leaves the server by itself: outcomes of asynchronous invocations, carried over HTTP to queues that speak SQS's
-//! protocol and to addresses that the operator named.
+//! What leaves the server by itself: outcomes of asynchronous invocations and accounts of records that were given up, carried over HTTP
+//! to queues, topics and event buses that speak AWS's protocols, and to addresses that the operator named.
 //!
 //! It reaches nothing that the configuration does not allow, follows no redirect, and keeps nothing: who sent it tries again.
 
@@ -62,9 +62,15 @@ impl Carrier for Outbox {
                 refuse(format!("{target} cannot be reached: name the queues' address with sqs_endpoint"))
             }
             Target::Http(url) if self.allows(url).is_some() => Ok(()),
-            Target::Elsewhere(_) => {
-                refuse(format!("{target}: this server delivers to functions, SQS queues and HTTP addresses"))
-            }
+            Target::Elsewhere(arn) => match service_of(arn) {
+                Some(service) if self.remote.reaches(service) => Ok(()),
+                Some(service) => {
+                    refuse(format!("{target} cannot be reached: name its service's address with {}", service.setting()))
+                }
+                None => refuse(format!(
+                    "{target}: this server delivers to functions, SQS queues, SNS topics, event buses and HTTP addresses"
+                )),
+            },
             Target::Http(_) => refuse(format!("{target} is not among the http_destinations of this server")),
         }
     }
@@ -78,6 +84,17 @@ impl Carrier for Outbox {
                     let message = send_message(sqs, account, name, &shipment);
                     let sent = self.remote.call(Service::Sqs, region, "SendMessage", message, PATIENCE).await;
                     return sent.map(drop).map_err(|e| Undelivered { message: e.to_string(), lasting: false });
+                }
+                (Target::Elsewhere(arn), _) => {
+                    let (service, operation, input) = match service_of(arn) {
+                        Some(Service::Sns) => (Service::Sns, "Publish", publish(arn, &shipment)),
+                        Some(Service::EventBridge) => (Service::EventBridge, "PutEvents", put_events(arn, &shipment)),
+                        _ => return Err(lasting(format!("{arn} is not reached"))),
+                    };
+                    let region = arn.split(':').nth(3).unwrap_or_default();
+                    let sent = self.remote.call(service, region, operation, input, PATIENCE).await;
+                    let told = sent.map_err(|e| e.to_string()).and_then(|answer| taken(&answer));
+                    return told.map_err(|message| Undelivered { message, lasting: false });
                 }
                 (Target::Http(url), _) => {
                     let url = self.allows(url).ok_or_else(|| lasting("that address is not allowed".to_owned()))?;
@@ -131,6 +148,55 @@ fn send_message(url: &ServerUrl, account: &str, name: &str, shipment: &Shipment)
         message.insert("MessageGroupId".into(), "offshoot".into());
     }
     Value::Object(message)
+}
+
+/// The service that an ARN's resource belongs to, if it is one of those that are delivered to besides queues.
+fn service_of(arn: &str) -> Option<Service> {
+    match arn.split(':').nth(2) {
+        Some("sns") => Some(Service::Sns),
+        Some("events") => Some(Service::EventBridge),
+        _ => None,
+    }
+}
+
+/// What SNS's `Publish` is told, as the members of a form.
+fn publish(topic: &str, shipment: &Shipment) -> Value {
+    let mut message = Map::new();
+    message.insert("TopicArn".into(), topic.into());
+    message.insert("Message".into(), String::from_utf8_lossy(&shipment.body).into());
+    for (number, (key, kind, value)) in (1..).zip(&shipment.attributes) {
+        let entry = format!("MessageAttributes.entry.{number}");
+        message.insert(format!("{entry}.Name"), (*key).into());
+        message.insert(format!("{entry}.Value.DataType"), (*kind).into());
+        message.insert(format!("{entry}.Value.StringValue"), value.as_str().into());
+    }
+    if topic.ends_with(".fifo") {
+        message.insert("MessageGroupId".into(), "offshoot".into());
+    }
+    Value::Object(message)
+}
+
+/// What EventBridge's `PutEvents` is told: AWS's words for an outcome (Lambda's guide, "Capturing records of Lambda asynchronous
+/// invocations").
+fn put_events(bus: &str, shipment: &Shipment) -> Value {
+    let record: Value = serde_json::from_slice(&shipment.body).unwrap_or_default();
+    let context = &record["requestContext"];
+    let ended = if context["condition"] == "Success" { "Success" } else { "Failure" };
+    json!({"Entries": [{
+        "Source": "lambda",
+        "DetailType": format!("Lambda Function Invocation Result - {ended}"),
+        "Resources": [bus, context["functionArn"]],
+        "EventBusName": bus,
+        "Detail": String::from_utf8_lossy(&shipment.body),
+    }]})
+}
+
+/// A service may answer that it has not taken an entry.
+fn taken(answer: &Value) -> Result<(), String> {
+    match answer["FailedEntryCount"].as_u64() {
+        None | Some(0) => Ok(()),
+        Some(_) => Err(format!("the event was not taken: {}", answer["Entries"][0]["ErrorMessage"])),
+    }
 }
 
 async fn exchange(url: &ServerUrl, request: Request<Full<Bytes>>) -> Result<(), String> {

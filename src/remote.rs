@@ -1,6 +1,7 @@
-//! The way to the queues and streams that event source mappings name: AWS's JSON protocols over HTTP, signed as AWS's clients sign.
+//! The way to the queues and streams that event source mappings name, and to what else functions name: AWS's protocols over HTTP, in
+//! JSON or in forms, signed as AWS's clients sign.
 //!
-//! It reaches the three addresses of the configuration and no other, whatever an answer says, follows no redirect, and tries nothing twice.
+//! It reaches the addresses of the configuration and no other, whatever an answer says, follows no redirect, and tries nothing twice.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use offshoot_api::sigv4::{self, Head, Signed};
 use offshoot_model::time::rfc3339;
+use offshoot_model::xml;
 use offshoot_node::keys::signing_root;
 use offshoot_node::queue::Boxed;
 use offshoot_node::sources::{Remote, RemoteError, Service};
@@ -33,6 +35,12 @@ pub struct Endpoints {
     pub kinesis: Option<ServerUrl>,
     /// Streams of tables.
     pub dynamodb_streams: Option<ServerUrl>,
+    /// Subnets and security groups.
+    pub ec2: Option<ServerUrl>,
+    /// Topics.
+    pub sns: Option<ServerUrl>,
+    /// Event buses.
+    pub eventbridge: Option<ServerUrl>,
     /// The id of the access key that requests are signed with.
     pub key_id: Option<String>,
     /// Its secret.
@@ -45,6 +53,10 @@ fn names(service: Service) -> (&'static str, &'static str, &'static str) {
         Service::Sqs => ("sqs", "AmazonSQS", "application/x-amz-json-1.0"),
         Service::Kinesis => ("kinesis", "Kinesis_20131202", "application/x-amz-json-1.1"),
         Service::DynamoDbStreams => ("dynamodb", "DynamoDBStreams_20120810", "application/x-amz-json-1.0"),
+        Service::EventBridge => ("events", "AWSEvents", "application/x-amz-json-1.1"),
+        // These read their operation in a form.
+        Service::Ec2 => ("ec2", "", FORM),
+        Service::Sns => ("sns", "", FORM),
     }
 }
 
@@ -54,6 +66,9 @@ impl Endpoints {
             Service::Sqs => self.sqs.as_ref(),
             Service::Kinesis => self.kinesis.as_ref(),
             Service::DynamoDbStreams => self.dynamodb_streams.as_ref(),
+            Service::Ec2 => self.ec2.as_ref(),
+            Service::Sns => self.sns.as_ref(),
+            Service::EventBridge => self.eventbridge.as_ref(),
         }
     }
 
@@ -74,8 +89,12 @@ impl Endpoints {
         headers.insert(header::HOST, HeaderValue::try_from(url.authority())?);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(HeaderName::from_static("x-amz-date"), HeaderValue::try_from(&time)?);
-        headers
-            .insert(HeaderName::from_static("x-amz-target"), HeaderValue::try_from(format!("{target}.{operation}"))?);
+        let mut names = ["content-type", "host", "x-amz-date"].map(str::to_owned).to_vec();
+        if kind != FORM {
+            let operation = HeaderValue::try_from(format!("{target}.{operation}"))?;
+            headers.insert(HeaderName::from_static("x-amz-target"), operation);
+            names.push("x-amz-target".to_owned());
+        }
         let key_id = self.key_id.as_deref().unwrap_or(NOBODY);
         let signed = Signed {
             key_id: key_id.to_owned(),
@@ -83,7 +102,7 @@ impl Endpoints {
             region: region.to_owned(),
             service: signing.to_owned(),
             time,
-            headers: ["content-type", "host", "x-amz-date", "x-amz-target"].map(str::to_owned).to_vec(),
+            headers: names,
             signature: String::new(),
             token: None,
             presigned_s: None,
@@ -121,12 +140,16 @@ impl Remote for Endpoints {
             let unreached = |message: String| RemoteError { code: None, message };
             let url = self.of(service).ok_or_else(|| unreached(format!("this server has no {}", service.setting())))?;
             let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-            let request = self.request(url, service, region, operation, input.to_string(), now_ms);
+            let body = match version(service) {
+                Some(version) => form(operation, version, &input),
+                None => input.to_string(),
+            };
+            let request = self.request(url, service, region, operation, body, now_ms);
             let request = request.map_err(|e| unreached(format!("{operation} cannot be sent: {e}")))?;
             let late = |_| {
                 unreached(format!("{} did not answer {operation} within {} s", url.authority(), patience.as_secs()))
             };
-            tokio::time::timeout(patience, exchange(url, request)).await.map_err(late)?
+            tokio::time::timeout(patience, exchange(url, service, request)).await.map_err(late)?
         })
     }
 }
@@ -140,7 +163,37 @@ impl Drop for Line {
     }
 }
 
-async fn exchange(url: &ServerUrl, request: Request<Full<bytes::Bytes>>) -> Result<Value, RemoteError> {
+/// The content type of forms.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Of a service that reads forms, the version of its protocol that its own clients name.
+fn version(service: Service) -> Option<&'static str> {
+    match service {
+        Service::Ec2 => Some("2016-11-15"),
+        Service::Sns => Some("2010-03-31"),
+        _ => None,
+    }
+}
+
+/// An operation and its members as a form.
+fn form(operation: &str, version: &str, input: &Value) -> String {
+    let members = input.as_object().into_iter().flatten();
+    let members = members.map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()));
+    let pairs = [("Action", operation), ("Version", version)].into_iter().chain(members);
+    let pairs: Vec<String> = pairs.map(|(key, value)| format!("{}={}", encoded(key), encoded(value))).collect();
+    pairs.join("&")
+}
+
+fn encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+async fn exchange(
+    url: &ServerUrl,
+    service: Service,
+    request: Request<Full<bytes::Bytes>>,
+) -> Result<Value, RemoteError> {
     let at = url.authority();
     let unreached = |message: String| RemoteError { code: None, message };
     let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
@@ -157,10 +210,19 @@ async fn exchange(url: &ServerUrl, request: Request<Full<bytes::Bytes>>) -> Resu
         if body.is_empty() {
             return Ok(Value::Null);
         }
+        if version(service).is_some() {
+            return Ok(Value::String(String::from_utf8_lossy(&body).into_owned()));
+        }
         return serde_json::from_slice(&body)
             .map_err(|_| unreached(format!("{at} did not answer with JSON: {}", shown(&body))));
     }
-    let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let answer: Value = match version(service) {
+        Some(_) => {
+            let text = String::from_utf8_lossy(&body);
+            serde_json::json!({"__type": xml::element(&text, "Code"), "message": xml::element(&text, "Message")})
+        }
+        None => serde_json::from_slice(&body).unwrap_or(Value::Null),
+    };
     let text = |key: &str| answer.get(key).and_then(Value::as_str).map(str::to_owned);
     let code = text("__type").or(kind).unwrap_or_else(|| status.to_string());
     let code = code.rsplit('#').next().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
@@ -196,6 +258,17 @@ mod tests {
         let right = signed.expected(&head, &sigv4::hash(body.as_bytes()), &signing_root(NOBODY));
         assert_eq!(signed.signature.as_bytes(), right);
         assert!(signed.in_time(now / 1000).is_ok());
+    }
+
+    #[test]
+    fn some_services_are_asked_in_forms() {
+        let url = ServerUrl::parse_with_query("http://127.0.0.1:5000").unwrap();
+        let endpoints = Endpoints { ec2: Some(url.clone()), ..Endpoints::default() };
+        let body = form("DescribeSubnets", "2016-11-15", &serde_json::json!({"SubnetId.1": "subnet-1&x"}));
+        assert_eq!(body, "Action=DescribeSubnets&Version=2016-11-15&SubnetId.1=subnet-1%26x");
+        let made =
+            endpoints.request(&url, Service::Ec2, "us-east-1", "DescribeSubnets", body, 1_774_000_000_250).unwrap();
+        assert!(!made.headers().contains_key("x-amz-target"));
     }
 
     #[test]

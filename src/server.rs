@@ -179,6 +179,9 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
         sqs: config.sqs_endpoint.clone(),
         kinesis: config.kinesis_endpoint.clone(),
         dynamodb_streams: config.dynamodb_streams_endpoint.clone(),
+        ec2: config.ec2_endpoint.clone(),
+        eventbridge: config.eventbridge_endpoint.clone(),
+        sns: config.sns_endpoint.clone(),
         key_id: config.aws_access_key_id.clone(),
         secret: config.aws_secret_access_key.clone(),
     });
@@ -200,6 +203,7 @@ pub fn node_config(config: &ServeConfig) -> Result<NodeConfig, CliError> {
             home: env.get("HOME").map(PathBuf::from),
             cache_file: Some(config.data_dir.join("runtimes.json")),
             allow_nearest: config.allow_nearest_runtime,
+            accept_unrunnable: config.accept_unrunnable,
         },
         nursery,
         uids: *config.uid_range.start()..config.uid_range.end().saturating_add(1),

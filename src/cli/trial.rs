@@ -100,7 +100,7 @@ async fn call(node: &Node, installed: &Installed, dir: &Path) -> Result<Outcome<
         Language::Python => ("main.py", "def handler(req):\n    return {'body': 'ok'}\n"),
         Language::Ruby => ("main.rb", "def handler(req)\n  { body: 'ok' }\nend\n"),
         // Not on the list of what was found on the machine.
-        Language::Provided => ("bootstrap", "#!/bin/sh\n"),
+        Language::Provided | Language::Java | Language::Dotnet => ("bootstrap", "#!/bin/sh\n"),
     };
     let archive = dir.join("trial.zip");
     write_zip(&archive, file, code)

@@ -127,10 +127,13 @@ pub(super) fn take_entry(path: &Path, rank: FileRank, entry: Entry, given: &mut 
 const PREFIX: &str = "OFFSHOOT_";
 
 /// AWS's own names for the addresses of services: they count where the server's own name for the setting is not set.
-const AWS_ENDPOINTS: [(&str, &str); 3] = [
+const AWS_ENDPOINTS: [(&str, &str); 6] = [
     ("sqs_endpoint", "AWS_ENDPOINT_URL_SQS"),
     ("kinesis_endpoint", "AWS_ENDPOINT_URL_KINESIS"),
     ("dynamodb_streams_endpoint", "AWS_ENDPOINT_URL_DYNAMODB_STREAMS"),
+    ("ec2_endpoint", "AWS_ENDPOINT_URL_EC2"),
+    ("eventbridge_endpoint", "AWS_ENDPOINT_URL_EVENTBRIDGE"),
+    ("sns_endpoint", "AWS_ENDPOINT_URL_SNS"),
 ];
 
 pub(super) fn read_env(env: &Env, given: &mut AllGiven) -> Result<(), CliError> {

@@ -93,6 +93,9 @@ fn every_form_of_every_setting_arrives() {
         | "sqs_endpoint"
         | "kinesis_endpoint"
         | "dynamodb_streams_endpoint"
+        | "ec2_endpoint"
+        | "eventbridge_endpoint"
+        | "sns_endpoint"
         | "aws_fallback_endpoint" => "http://example.org:81",
         "token" => "t0k3n",
         "log" => "debug",
@@ -102,7 +105,7 @@ fn every_form_of_every_setting_arrives() {
         "allow_degraded" => "userns",
         "uid_range" => "300000-300010",
         "data_dir" | "runtime_paths" | "cgroup_root" => "/somewhere",
-        "allow_nearest_runtime" => "true",
+        "allow_nearest_runtime" | "accept_unrunnable" => "true",
         "prewarm" => "false",
         "region" => "eu-west-1",
         "account" => "123456789012",

@@ -34,6 +34,8 @@ pub struct ServeConfig {
     pub warm_runtimes: WarmRuntimes,
     /// Whether a function may run on the nearest version of its language when its own is missing.
     pub allow_nearest_runtime: bool,
+    /// Whether functions are accepted, shown and changed that this machine cannot run.
+    pub accept_unrunnable: bool,
     /// Directories in which runtimes are looked for, before the usual ones.
     pub runtime_paths: Vec<PathBuf>,
     /// How long an idle instance is kept.
@@ -66,6 +68,12 @@ pub struct ServeConfig {
     pub kinesis_endpoint: Option<ServerUrl>,
     /// Where streams of tables are reached that speak DynamoDB Streams' protocol.
     pub dynamodb_streams_endpoint: Option<ServerUrl>,
+    /// Where subnets and security groups are asked for that functions name.
+    pub ec2_endpoint: Option<ServerUrl>,
+    /// Where topics are that destinations and dead letters name.
+    pub sns_endpoint: Option<ServerUrl>,
+    /// Where event buses are that destinations name.
+    pub eventbridge_endpoint: Option<ServerUrl>,
     /// The access key that requests to queues and streams are signed with.
     pub aws_access_key_id: Option<String>,
     /// Its secret.

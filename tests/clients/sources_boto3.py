@@ -577,6 +577,82 @@ def a_stop_has_ended_batches():
     assert left(url) == 0, left(url)
 
 
+def other(name):
+    return boto3.client(name, endpoint_url=QUEUES, **SETTINGS)
+
+
+def received(url):
+    message = eventually("a message", lambda: sqs.receive_message(QueueUrl=url, WaitTimeSeconds=1).get("Messages"))[0]
+    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return message
+
+
+def topics_are_told():
+    """The topic leads to a queue, where what arrived can be looked at."""
+    create("telling", "def handler(event, context):\n    if event.get('fail') or 'Records' in event: raise ValueError('as asked')\n    return 1\n")
+    topic = other("sns").create_topic(Name="told")["TopicArn"]
+    heard_url, heard = queue("heard-of-topic")
+    other("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=heard)
+    client.put_function_event_invoke_config(
+        FunctionName="telling", MaximumRetryAttempts=0, DestinationConfig={"OnFailure": {"Destination": topic}}
+    )
+    client.invoke(FunctionName="telling", InvocationType="Event", Payload=b'{"fail": 1}')
+    note = json.loads(received(heard_url)["Body"])
+    record = json.loads(note["Message"])
+    assert note["TopicArn"] == topic and record["requestContext"]["condition"] == "RetriesExhausted", note
+    # A dead letter is the event itself, with attributes.
+    create("dying", "def handler(event, context): raise ValueError('as asked')\n", DeadLetterConfig={"TargetArn": topic})
+    client.put_function_event_invoke_config(FunctionName="dying", MaximumRetryAttempts=0)
+    client.invoke(FunctionName="dying", InvocationType="Event", Payload=b'{"last": "words"}')
+    note = json.loads(received(heard_url)["Body"])
+    assert json.loads(note["Message"]) == {"last": "words"} and note["MessageAttributes"]["ErrorCode"]["Value"] == "200", note
+    # What a mapping gives up.
+    source = stream("hopeless")
+    feed("telling", source, StartingPosition="TRIM_HORIZON", MaximumRetryAttempts=0, DestinationConfig={"OnFailure": {"Destination": topic}})
+    put("hopeless", {})
+    account = json.loads(json.loads(received(heard_url)["Body"])["Message"])
+    assert account["KinesisBatchInfo"]["streamArn"] == source, account
+
+
+def networks_are_checked_kept_and_shown():
+    ec2 = other("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(VpcId=vpc, GroupName="g", Description="a group")["GroupId"]
+    create("inside", VpcConfig={"SubnetIds": [subnet], "SecurityGroupIds": [group]})
+    shown = {"SubnetIds": [subnet], "SecurityGroupIds": [group], "VpcId": vpc, "Ipv6AllowedForDualStack": False}
+    assert client.get_function_configuration(FunctionName="inside")["VpcConfig"] == shown
+    assert client.list_functions()["Functions"][0]["VpcConfig"] == shown
+    version = client.publish_version(FunctionName="inside")
+    client.update_function_configuration(FunctionName="inside", VpcConfig={"SubnetIds": [], "SecurityGroupIds": []})
+    none = {"SubnetIds": [], "SecurityGroupIds": [], "VpcId": "", "Ipv6AllowedForDualStack": False}
+    assert client.get_function_configuration(FunctionName="inside")["VpcConfig"] == none
+    # A version is what it was, and runs.
+    assert client.get_function_configuration(FunctionName="inside", Qualifier=version["Version"])["VpcConfig"] == shown
+    answer = client.invoke(FunctionName="inside", Qualifier=version["Version"], Payload=b'{"Records": []}')
+    assert json.load(answer["Payload"]) == {"batchItemFailures": []}
+    create("outside", VpcConfig={"SubnetIds": [], "SecurityGroupIds": []})
+    assert "VpcConfig" not in client.get_function_configuration(FunctionName="outside")
+    for ids, said in (
+        (["subnet-0"], "Error occurred while DescribeSubnets. EC2 Error Code: InvalidSubnetID.NotFound. EC2 Error Message: The subnet ID 'subnet-0' does not exist"),
+        (["net-0"], "Value '[net-0]' at 'vpcConfig.subnetIds' failed to satisfy constraint"),
+    ):
+        try:
+            client.update_function_configuration(FunctionName="outside", VpcConfig={"SubnetIds": ids, "SecurityGroupIds": [group]})
+            raise AssertionError("it was taken")
+        except ClientError as error:
+            assert said in str(error), error
+    assert "VpcConfig" not in client.get_function_configuration(FunctionName="outside")
+
+
+def networks_need_who_knows_them():
+    try:
+        create("nowhere", VpcConfig={"SubnetIds": ["subnet-0"], "SecurityGroupIds": ["sg-0"]})
+        raise AssertionError("it was taken")
+    except ClientError as error:
+        assert "ec2_endpoint" in str(error), error
+
+
 for story in sys.argv[3:]:
     print("story:", story, flush=True)
     globals()[story]()

@@ -370,8 +370,7 @@ fn python_answers_are_those_of_aws() {
     assert_eq!((&got[2], &got[3]), (&Value::Null, &json!(true)));
 }
 
-/// The names that AWS's environments have (recorded there in January 2026), but for the Runtime API's, which a worker of ours
-/// does not speak, and with `HOME`, which programs miss.
+/// The names that AWS's environments have (recorded there in January 2026).
 const ENVIRONMENT: &[&str] = &[
     "AWS_ACCESS_KEY_ID",
     "AWS_DEFAULT_REGION",
@@ -382,12 +381,12 @@ const ENVIRONMENT: &[&str] = &[
     "AWS_LAMBDA_INITIALIZATION_TYPE",
     "AWS_LAMBDA_LOG_GROUP_NAME",
     "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_LAMBDA_RUNTIME_API",
     "AWS_REGION",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_XRAY_CONTEXT_MISSING",
     "AWS_XRAY_DAEMON_ADDRESS",
-    "HOME",
     "LAMBDA_RUNTIME_DIR",
     "LAMBDA_TASK_ROOT",
     "LANG",
@@ -400,23 +399,34 @@ const ENVIRONMENT: &[&str] = &[
 ];
 
 #[test]
-fn environments_have_the_names_of_aws() {
+fn environments_are_awss() {
     let server = &*SERVER.get();
     let cases = [
         (Lang::Node, "index.js", "exports.handler = async () => ({ ...process.env })", &["NODE_PATH"][..]),
-        (
-            Lang::Python,
-            "index.py",
-            "import os\ndef handler(e, c): return dict(os.environ)\n",
-            &["LC_CTYPE", "PWD", "PYTHONPATH", "SHLVL"],
-        ),
+        (Lang::Python, "index.py", "import os\ndef handler(e, c): return dict(os.environ)\n", &["PYTHONPATH"]),
+        (Lang::Ruby, "index.rb", "def handler(event:, context:) = ENV.to_h\n", &["GEM_HOME", "GEM_PATH", "RUBYLIB"]),
     ];
-    for (lang, file, code, own) in cases {
+    for (lang, file, code, own) in cases.into_iter().filter(|(lang, ..)| lang.is_here("environments")) {
         let name = format!("environment-{}", lang.dir());
         let fields = [("handler", "index.handler"), ("convention", "event")];
         let runtime = server.deploy(&name, &zip_of(&[(file, code.as_bytes())]), &fields)["runtime"].clone();
+        let runtime = runtime.as_str().unwrap();
         let env = server.native(&name, "{}").expect(200).json();
-        let mut expected: Vec<&str> = ENVIRONMENT.iter().chain(own).copied().collect();
+        // Python sets its own locale since 3.12, and Node.js trusts nobody but its own since 20 (AWS).
+        let number: u32 = runtime
+            .chars()
+            .skip_while(|c| !c.is_ascii_digit())
+            .filter(char::is_ascii_digit)
+            .collect::<String>()
+            .parse()
+            .unwrap();
+        let of_version = match lang {
+            Lang::Python if number >= 312 => Some("LC_CTYPE"),
+            Lang::Node if number <= 18 => Some("NODE_EXTRA_CA_CERTS"),
+            _ => None,
+        };
+        let mut expected: Vec<&str> =
+            ENVIRONMENT.iter().chain(own).copied().chain(["PWD", "SHLVL"]).chain(of_version).collect();
         expected.sort_unstable();
         let mut names: Vec<&str> = env.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -429,8 +439,41 @@ fn environments_have_the_names_of_aws() {
         let base64 = |c: u8| c.is_ascii_alphanumeric() || b"/+=".contains(&c);
         assert!(secret.len() == 40 && secret.bytes().all(base64), "{secret}");
         assert!(token.len() > 100 && token.bytes().all(base64), "{token}");
-        let execution = format!("AWS_Lambda_{}", runtime.as_str().unwrap());
-        assert_eq!((&env["AWS_EXECUTION_ENV"], &env["TZ"]), (&json!(execution), &json!(":UTC")));
-        assert_eq!((&env["_HANDLER"], &env["AWS_LAMBDA_FUNCTION_NAME"]), (&json!("index.handler"), &json!(name)));
+        // What is asked for twice stands twice, on AWS too.
+        let twice = if lang == Lang::Ruby { "/var/lang/bin:" } else { "" };
+        for (key, value) in [
+            ("AWS_EXECUTION_ENV", format!("AWS_Lambda_{runtime}")),
+            ("AWS_LAMBDA_RUNTIME_API", "169.254.100.1:9001".to_owned()),
+            ("AWS_XRAY_DAEMON_ADDRESS", "169.254.100.1:2000".to_owned()),
+            ("PATH", format!("{twice}/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin")),
+            ("TZ", ":UTC".to_owned()),
+            ("PWD", "/var/task".to_owned()),
+            ("_HANDLER", "index.handler".to_owned()),
+            ("AWS_LAMBDA_FUNCTION_NAME", name.clone()),
+        ] {
+            assert_eq!(env[key], json!(value), "{lang:?} {key}");
+        }
+    }
+}
+
+/// Without a user namespace a box's user has a number that no account has: then `HOME` says where its home is.
+#[test]
+fn without_a_user_namespace_programs_find_a_home_too() {
+    let server = Server::start(&["--allow-degraded", "userns"]);
+    let code = b"const os = require('os')\nexports.handler = async () => [os.homedir(), process.env.HOME, process.getuid() === 993]";
+    server.deploy("homely", &zip_of(&[("index.js", code)]), &[("handler", "index.handler"), ("convention", "event")]);
+    assert_eq!(server.native("homely", "{}").expect(200).json(), json!(["/tmp", "/tmp", false]));
+}
+
+/// AWS's address of the Runtime API is somebody else's on the machine's own network.
+#[test]
+fn on_the_machines_network_no_address_is_named_where_nobody_listens() {
+    let server = &*SERVER.get();
+    let code = b"import os\ndef handler(e, c): return os.environ.get('AWS_LAMBDA_RUNTIME_API')\n";
+    for (network, address) in [("none", json!("169.254.100.1:9001")), ("host", json!(null))] {
+        let name = format!("address-{network}");
+        let fields = [("handler", "index.handler"), ("convention", "event"), ("network", network)];
+        server.deploy(&name, &zip_of(&[("index.py", code)]), &fields);
+        assert_eq!(server.native(&name, "{}").expect(200).json(), address, "{network}");
     }
 }

@@ -21,6 +21,7 @@ mod failures;
 mod glambdar;
 mod harness;
 mod input;
+mod kept;
 mod lambda;
 mod lifecycle;
 mod logging;

@@ -42,10 +42,8 @@ impl Moto {
     }
     /// The flags that name it to a server.
     fn flags(&self) -> Vec<String> {
-        ["--sqs-endpoint", "--kinesis-endpoint", "--dynamodb-streams-endpoint"]
-            .iter()
-            .flat_map(|flag| [(*flag).to_owned(), self.url()])
-            .collect()
+        let services = ["sqs", "kinesis", "dynamodb-streams", "sns", "eventbridge", "ec2"];
+        (services.iter().map(|service| format!("--{service}-endpoint"))).flat_map(|flag| [flag, self.url()]).collect()
     }
 }
 
@@ -97,6 +95,20 @@ fn queues_are_worked() {
 #[test]
 fn streams_are_worked() {
     stories(&["stream_is_worked", "stream_failures_are_isolated", "stream_begins_where_it_is_told", "table_is_worked"]);
+}
+
+#[test]
+fn topics_are_told() {
+    stories(&["topics_are_told"]);
+}
+
+#[test]
+fn networks_are_checked_kept_and_shown() {
+    stories(&["networks_are_checked_kept_and_shown"]);
+    let alone = Server::start(&[]);
+    if root().join("target/aws-server/bin/python").exists() {
+        tell(&alone, "http://127.0.0.1:1", &["networks_need_who_knows_them"]);
+    }
 }
 
 #[test]

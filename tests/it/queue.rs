@@ -277,6 +277,35 @@ fn destinations_learn_how_it_ended() {
 }
 
 #[test]
+fn event_buses_learn_how_it_ended() {
+    let buses = Listener::start();
+    let address = format!("http://127.0.0.1:{}", buses.port);
+    let server = Server::start(&["--async-retry-base-ms", "100", "--eventbridge-endpoint", &address]);
+    server.deploy("work", &Lang::Node.zip("queued"), EVENT);
+    let bus = "arn:aws:events:eu-west-1:000000000000:event-bus/line";
+    let well = later(&server, "work", &json!({"n": 7}), &[("Offshoot-On-Success", bus)]);
+    let badly = [("Offshoot-On-Failure", bus), ("Offshoot-Max-Retries", "0")];
+    let ill = later(&server, "work", &json!({"fail": "broken"}), &badly);
+    eventually("both are heard of", PATIENCE, || lock(&buses.heard).len() == 2);
+    for (head, body) in lock(&buses.heard).iter() {
+        let head = head.to_lowercase();
+        assert!(
+            head.contains("x-amz-target: awsevents.putevents") && head.contains("/eu-west-1/events/aws4_request"),
+            "{head}"
+        );
+        let told: Value = serde_json::from_slice(body).unwrap();
+        let event = &told["Entries"][0];
+        let record: Value = serde_json::from_str(event["Detail"].as_str().unwrap()).unwrap();
+        let (id, word) = if record["requestPayload"]["n"] == 7 { (&well, "Success") } else { (&ill, "Failure") };
+        assert_eq!(event["DetailType"], format!("Lambda Function Invocation Result - {word}"));
+        assert_eq!((&event["Source"], &event["EventBusName"]), (&json!("lambda"), &json!(bus)));
+        assert_eq!(event["Resources"], json!([bus, record["requestContext"]["functionArn"]]));
+        assert_eq!(record["requestContext"]["requestId"], json!(id));
+    }
+    eventually("all is done", PATIENCE, || balanced(&server)["finished"] == 2);
+}
+
+#[test]
 fn a_stop_keeps_what_waits_and_finishes_what_runs() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -70,11 +70,15 @@ fn refusals() -> Vec<(&'static str, String, Value)> {
         ("GET", format!("{F}/111111111111:function:known"), none.clone()),
         ("DELETE", format!("{F}/nobody?Qualifier=$LATEST"), none.clone()),
         ("DELETE", format!("{F}/nobody?Qualifier=1"), none.clone()),
+        ("DELETE", format!("{F}/nobody?Qualifier=live"), none.clone()),
+        ("DELETE", format!("{F}/nobody?Qualifier=$latest"), none.clone()),
         // Functions.
         ("POST", F.to_owned(), function("new", json!({"Role": "r1"}))),
         ("POST", F.to_owned(), function("new", json!({"Runtime": "PYTHON3.9"}))),
         ("POST", F.to_owned(), function("new", json!({"Runtime": "provided"}))),
         ("POST", F.to_owned(), function("new", json!({"Architectures": ["X86_64"]}))),
+        ("POST", F.to_owned(), function("new", json!({"VpcConfig": {"SubnetIds": ["no"]}}))),
+        ("POST", F.to_owned(), function("new", json!({"VpcConfig": {"SecurityGroupIds": ["no"]}}))),
         ("POST", F.to_owned(), function("new", json!({"Architectures": ["x86_64", "arm64"]}))),
         ("POST", F.to_owned(), function("new", json!({"Code": {"ZipFile": archive}}))),
         ("POST", F.to_owned(), function("known", json!({}))),
@@ -110,6 +114,11 @@ fn refusals() -> Vec<(&'static str, String, Value)> {
         ("DELETE", format!("{F}/nobody/policy/s"), none.clone()),
         ("DELETE", format!("{F}/known:no-alias/policy/s"), none.clone()),
         // Asynchronous invocation.
+        (
+            "POST",
+            "/2015-03-31/event-source-mappings".to_owned(),
+            json!({"FunctionName": "known", "Topics": ["t"], "SelfManagedEventSource": {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": ["k:1"]}}}),
+        ),
         ("PUT", "/2019-09-25/functions/nobody/event-invoke-config".to_owned(), json!({})),
         ("PUT", "/2019-09-25/functions/nobody/event-invoke-config".to_owned(), json!({"MaximumRetryAttempts": 1})),
         ("PUT", "/2019-09-25/functions/known/event-invoke-config".to_owned(), to(format!("{ARN}function:nobody"))),

@@ -223,7 +223,8 @@ fn gems_come_with_the_function_and_with_its_layers() {
         said.as_array().unwrap()[..5],
         [json!("from the layer"), json!("from its lib"), json!("Hello, Ana"), json!("beside"), json!("9.9.0")]
     );
-    assert_eq!(said[5], format!("/var/task/vendor/bundle/ruby/{abi}:/opt/ruby/gems/{abi}"));
+    let path = format!("/var/task/vendor/bundle/ruby/{abi}:/opt/ruby/gems/{abi}:/var/runtime:/var/runtime/ruby/{abi}");
+    assert_eq!(said[5], path);
 }
 
 /// The engine's timers, event descriptors and handler of ended children work in clones of a snapshot too.

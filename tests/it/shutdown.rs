@@ -135,7 +135,7 @@ fn frozen_instances_end_with_the_server_too() {
 fn what_lies_frozen_when_everything_is_killed_ends_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let server = Server::start_as(&data, 298_000_000, &["--freeze-after-ms", "200", "--prewarm=false"]);
+    let server = Server::start_as(&data, 296_000_000, &["--freeze-after-ms", "200", "--prewarm=false"]);
     for lang in Lang::ALL {
         let name = server.deploy_case(lang, "counter", &[]);
         server.invoke(&name, "").expect(200);

@@ -264,8 +264,8 @@ module Offshoot
     ABI = RbConfig::CONFIG["ruby_version"]
     CODE = "/var/task"
     # Where AWS looks for a function's gems, its own and its layers'; RUBYLIB's places stand in `start.rs` of the server.
-    GEMS = ["#{CODE}/vendor/bundle/ruby/#{ABI}", "/opt/ruby/gems/#{ABI}"].freeze
-    LIBRARIES = [CODE, "/var/runtime/lib", "/opt/ruby/lib"].freeze
+    GEMS = ["#{CODE}/vendor/bundle/ruby/#{ABI}", "/opt/ruby/gems/#{ABI}", "/var/runtime", "/var/runtime/ruby/#{ABI}"].freeze
+    LIBRARIES = ["/var/runtime/gems/aws_lambda_ric-3.1.3/lib", CODE, "/var/runtime/lib", "/opt/ruby/lib"].freeze
 
     class << self
       def environment(env)

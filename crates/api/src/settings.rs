@@ -231,7 +231,7 @@ mod tests {
             ("env", r#"{"A":1}"#),
             ("convention", "soap"),
             ("network", "all"),
-            ("runtime", "java8"),
+            ("runtime", "java"),
         ] {
             assert!(form(&[(name, value)]).is_err(), "{name}={value}");
         }

@@ -8,12 +8,12 @@ use crate::sys::{self, Error, Gate, Result, check};
 /// print `uid=993(sbx_user1051) gid=990` there). Being the same everywhere, they stand in the root that all clones of a template share.
 pub const INSIDE: (u32, u32) = (993, 990);
 
-/// `/etc/passwd` and `/etc/group` of a box: root, the box's user with AWS's name, home and shell, and the owner of everything that the
+/// `/etc/passwd` and `/etc/group` of a box: root, the box's user with AWS's name and shell and a home that is there, and the owner of everything that the
 /// user namespace does not know. None of the host's people and services.
 pub fn accounts((uid, gid): (u32, u32)) -> [(&'static str, String); 2] {
     const USER: &str = "sbx_user1051";
     let passwd = format!(
-        "root:x:0:0:root:/root:/bin/bash\n{USER}:x:{uid}:{gid}::/home/{USER}:/sbin/nologin\n\
+        "root:x:0:0:root:/root:/bin/bash\n{USER}:x:{uid}:{gid}::/tmp:/sbin/nologin\n\
         nobody:x:65534:65534:Kernel Overflow User:/:/sbin/nologin\n"
     );
     [("etc/passwd", passwd), ("etc/group", format!("root:x:0:\n{USER}:x:{gid}:\nnobody:x:65534:\n"))]

@@ -121,7 +121,7 @@ impl FunctionConfig {
     pub fn validate(&self, limits: &Limits) -> Result<(), Error> {
         let bad = |m: String| Err(Error::new(ErrorKind::InvalidInput, m));
         match self.runtime.language {
-            Language::Provided => check_provided_handler(&self.handler)?,
+            Language::Provided | Language::Java | Language::Dotnet => check_provided_handler(&self.handler)?,
             Language::Ruby => check_ruby_handler(&self.handler)?,
             _ => check_handler(&self.handler)?,
         }

@@ -10,6 +10,7 @@ pub mod place;
 pub mod runtime;
 pub mod time;
 pub mod units;
+pub mod xml;
 
 pub use error::{Error, ErrorKind, Fault, Reason};
 pub use function::{Convention, FunctionConfig, Network, SandboxKind};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind};
 
-/// A language that this build has a worker for.
+/// A language that functions are written in. Those after `Provided` have no worker here: functions of theirs can be kept, not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
@@ -17,6 +17,10 @@ pub enum Language {
     Ruby,
     /// A program of the function's own, `bootstrap`, that speaks the Lambda Runtime API.
     Provided,
+    /// Java. Has no worker here.
+    Java,
+    /// .NET. Has no worker here.
+    Dotnet,
 }
 
 impl Language {
@@ -29,7 +33,13 @@ impl Language {
             Language::Python => "Python",
             Language::Ruby => "Ruby",
             Language::Provided => "custom runtime",
+            Language::Java => "Java",
+            Language::Dotnet => ".NET",
         }
+    }
+    /// Whether a machine may be able to run it: there is a worker for it, or it brings its own program.
+    pub fn can_run(self) -> bool {
+        !matches!(self, Language::Java | Language::Dotnet)
     }
 }
 
@@ -41,7 +51,7 @@ pub struct RuntimeName {
     pub language: Language,
     /// Major version (`20` of `nodejs20.x`, `3` of `python3.11`); the `2023` of `provided.al2023`, 0 for plain `provided`.
     pub major: u16,
-    /// Minor version; 0 for Node.js, whose runtimes are named by major version alone.
+    /// Minor version; 0 for languages whose runtimes are named by major version alone, 2 for `java8.al2`.
     pub minor: u16,
 }
 
@@ -49,8 +59,17 @@ impl RuntimeName {
     /// The custom runtime that a `bootstrap` without any other hint is deployed with: AWS's newest.
     pub const BOOTSTRAP: RuntimeName = RuntimeName { language: Language::Provided, major: 2023, minor: 0 };
 
-    /// Parses an AWS runtime name.
+    /// Parses the name of a runtime that functions can run on here.
     pub fn parse(text: &str) -> Result<Self, Error> {
+        let name = Self::parse_any(text)?;
+        match Self::as_custom(text).filter(|_| !name.language.can_run()) {
+            Some(hint) => Err(Self::foreign(text, &hint)),
+            None => Ok(name),
+        }
+    }
+
+    /// Parses an AWS runtime name, also of a language that has no worker here.
+    pub fn parse_any(text: &str) -> Result<Self, Error> {
         let number = |s: &str| s.parse::<u16>().ok().filter(|_| s.len() <= 3 && !s.starts_with('+'));
         if let Some(major) = text.strip_prefix("nodejs").and_then(|r| r.strip_suffix(".x")).and_then(number) {
             return Ok(RuntimeName { language: Language::Node, major, minor: 0 });
@@ -65,8 +84,16 @@ impl RuntimeName {
         if let Some((_, major)) = PROVIDED.iter().find(|(name, _)| *name == text) {
             return Ok(RuntimeName { language: Language::Provided, major: *major, minor: 0 });
         }
+        if text == "java8.al2" {
+            return Ok(RuntimeName { language: Language::Java, major: 8, minor: 2 });
+        }
+        for (prefix, language) in [("java", Language::Java), ("dotnet", Language::Dotnet)] {
+            if let Some(major) = text.strip_prefix(prefix).and_then(number) {
+                return Ok(RuntimeName { language, major, minor: 0 });
+            }
+        }
         if let Some(hint) = Self::as_custom(text) {
-            return Err(Error::new(ErrorKind::InvalidInput, format!("this server has no runtime {text}: {hint}")));
+            return Err(Self::foreign(text, &hint));
         }
         let shown: String = text.chars().take(40).flat_map(char::escape_default).collect();
         Err(Error::new(
@@ -79,6 +106,10 @@ impl RuntimeName {
 }
 
 impl RuntimeName {
+    fn foreign(text: &str, hint: &str) -> Error {
+        Error::new(ErrorKind::InvalidInput, format!("this server has no runtime {text}: {hint}"))
+    }
+
     /// For a runtime of AWS's whose language has no worker here: how its functions run all the same.
     pub fn as_custom(text: &str) -> Option<String> {
         let after =
@@ -102,7 +133,7 @@ const PROVIDED: &[(&str, u16)] = &[("provided", 0), ("provided.al2", 2), ("provi
 impl TryFrom<String> for RuntimeName {
     type Error = Error;
     fn try_from(text: String) -> Result<Self, Error> {
-        Self::parse(&text)
+        Self::parse_any(&text)
     }
 }
 impl From<RuntimeName> for String {
@@ -120,6 +151,9 @@ impl fmt::Display for RuntimeName {
                 let known = PROVIDED.iter().find(|(_, major)| *major == self.major);
                 f.write_str(known.map_or("provided", |(name, _)| name))
             }
+            Language::Java if self.minor == 2 => write!(f, "java{}.al2", self.major),
+            Language::Java => write!(f, "java{}", self.major),
+            Language::Dotnet => write!(f, "dotnet{}", self.major),
         }
     }
 }
@@ -140,8 +174,12 @@ mod tests {
             "provided",
             "provided.al2",
             "provided.al2023",
+            "java8",
+            "java8.al2",
+            "java21",
+            "dotnet10",
         ] {
-            assert_eq!(RuntimeName::parse(name).unwrap().to_string(), name);
+            assert_eq!(RuntimeName::parse_any(name).unwrap().to_string(), name);
         }
         for bad in [
             "nodejs",
@@ -152,15 +190,24 @@ mod tests {
             "python3.11.2",
             "ruby3",
             "ruby3.x",
-            "java21",
+            "java",
+            "java21.al2",
+            "dotnetcore3.1",
             "",
             "nodejs+2.x",
             "$(x)",
             "provided.al3",
         ] {
-            assert!(RuntimeName::parse(bad).is_err(), "{bad}");
+            assert!(RuntimeName::parse_any(bad).is_err(), "{bad}");
         }
-        for (aws, language) in [("java21", "Java"), ("java8.al2", "Java"), ("dotnet8", ".NET"), ("go1.x", "Go")] {
+        let foreign = [
+            ("java21", "Java"),
+            ("java8.al2", "Java"),
+            ("dotnet8", ".NET"),
+            ("dotnetcore3.1", ".NET"),
+            ("go1.x", "Go"),
+        ];
+        for (aws, language) in foreign {
             let message = RuntimeName::parse(aws).unwrap_err().message;
             assert!(
                 message.contains(aws) && message.contains(&format!("{language} runs as a custom runtime")),

@@ -22,6 +22,10 @@ const FILES: &[(&str, &[u8])] = &[
     ("libjail.so", include_bytes!(concat!(env!("OUT_DIR"), "/libjail.so"))),
 ];
 
+/// AWS's place for certificates of authorities beside those that Node.js has of its own, and where machines keep them.
+const AUTHORITIES: (&str, &[&str]) =
+    ("ca-cert.pem", &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"]);
+
 /// Lays the files out below `data` and returns the directory that boxes see as `/var/runtime`.
 pub fn lay_out(data: &Path) -> Result<PathBuf, Error> {
     let mut hash = Sha256::new();
@@ -35,7 +39,7 @@ pub fn lay_out(data: &Path) -> Result<PathBuf, Error> {
     if dir.is_dir() && FILES.iter().all(|(name, bytes)| fs::read(dir.join(name)).is_ok_and(|have| have == *bytes)) {
         return Ok(dir);
     }
-    let made = write(&dir);
+    let made = write(&dir).and_then(|()| link_authorities(&dir));
     made.map_err(|e| Error::new(ErrorKind::Store, "the workers cannot be written to the data directory").caused_by(e))?;
     Ok(dir)
 }
@@ -56,4 +60,14 @@ fn write(dir: &Path) -> std::io::Result<()> {
         fs::rename(&fresh, &path)?;
     }
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+}
+
+/// A box shows the machine's own: what is renewed there is renewed here. A machine without any has no link either.
+fn link_authorities(dir: &Path) -> std::io::Result<()> {
+    let (name, places) = AUTHORITIES;
+    let Some(place) = places.iter().find(|place| Path::new(place).exists()) else { return Ok(()) };
+    match std::os::unix::fs::symlink(place, dir.join(name)) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
 }

@@ -30,6 +30,8 @@ pub struct RuntimeOptions {
     pub cache_file: Option<PathBuf>,
     /// Whether the nearest present version of the language stands in for a missing one.
     pub allow_nearest: bool,
+    /// Whether functions are accepted that this machine cannot run.
+    pub accept_unrunnable: bool,
 }
 
 /// One runtime of this machine.
@@ -61,6 +63,7 @@ pub struct ResolvedRuntime {
 #[derive(Debug)]
 pub struct RuntimeTable {
     allow_nearest: bool,
+    accept_unrunnable: bool,
     found: OnceLock<Discovery>,
     done: watch::Sender<bool>,
 }
@@ -68,7 +71,7 @@ pub struct RuntimeTable {
 impl RuntimeTable {
     /// Starts discovery in the background and returns at once.
     pub fn start(options: RuntimeOptions) -> Arc<RuntimeTable> {
-        let table = Arc::new(RuntimeTable::empty(options.allow_nearest));
+        let table = Arc::new(RuntimeTable::empty(options.allow_nearest, options.accept_unrunnable));
         let (here, again) = (Arc::clone(&table), options.clone());
         let thread = std::thread::Builder::new().name("find-runtimes".into());
         let work = move || {
@@ -84,14 +87,14 @@ impl RuntimeTable {
 
     /// Discovers before it returns.
     pub fn discover(options: RuntimeOptions) -> RuntimeTable {
-        let table = RuntimeTable::empty(options.allow_nearest);
+        let table = RuntimeTable::empty(options.allow_nearest, options.accept_unrunnable);
         table.finish(Discovery::run(&options));
         table
     }
 
     /// A table of exactly these runtimes, for tests and simulations.
     pub fn of(installed: Vec<Installed>, allow_nearest: bool) -> Arc<RuntimeTable> {
-        let table = RuntimeTable::empty(allow_nearest);
+        let table = RuntimeTable::empty(allow_nearest, false);
         table.finish(Discovery { installed, rejected: Vec::new() });
         Arc::new(table)
     }
@@ -135,6 +138,10 @@ impl RuntimeTable {
         if asked.language == Language::Provided {
             return Ok(ResolvedRuntime { asked, actual: provided(asked), exact: true });
         }
+        let text = asked.to_string();
+        if let Some(hint) = RuntimeName::as_custom(&text).filter(|_| !asked.language.can_run()) {
+            return Err(Error::new(ErrorKind::RuntimeMissing, format!("this server has no runtime {text}: {hint}")));
+        }
         let distance = |i: &&Installed| {
             let (has, wants) = (version_number(i.name), version_number(asked));
             (has.abs_diff(wants), has < wants) // of two equally near ones, the newer
@@ -142,8 +149,13 @@ impl RuntimeTable {
         match self.of_language(asked.language).min_by_key(distance) {
             Some(near) if near.name == asked => Ok(ResolvedRuntime { asked, actual: near.clone(), exact: true }),
             Some(near) if self.allow_nearest => Ok(ResolvedRuntime { asked, actual: near.clone(), exact: false }),
-            _ => Err(self.missing(&asked.to_string(), &install_line(asked))),
+            _ => Err(self.missing(&text, &install_line(asked))),
         }
+    }
+
+    /// Whether a function of this runtime may be kept: it runs here, or the operator lets in what does not.
+    pub fn accepts(&self, asked: RuntimeName) -> Result<(), Error> {
+        self.resolve(asked).map(drop).or_else(|e| if self.accept_unrunnable { Ok(()) } else { Err(e) })
     }
 
     /// The error for a language of which nothing is there.
@@ -153,7 +165,7 @@ impl RuntimeTable {
             Language::Python => install_line(RuntimeName { language, major: 3, minor: PYTHON.end }),
             // Any version will do, and every distribution has one.
             Language::Ruby => "apt-get install ruby".to_owned(),
-            Language::Provided => install_line(RuntimeName::BOOTSTRAP),
+            Language::Provided | Language::Java | Language::Dotnet => install_line(RuntimeName::BOOTSTRAP),
         };
         self.missing(language.title(), &install)
     }
@@ -171,8 +183,8 @@ impl RuntimeTable {
         self.found.wait().installed.iter().filter(move |i| i.name.language == language)
     }
 
-    fn empty(allow_nearest: bool) -> RuntimeTable {
-        RuntimeTable { allow_nearest, found: OnceLock::new(), done: watch::Sender::new(false) }
+    fn empty(allow_nearest: bool, accept_unrunnable: bool) -> RuntimeTable {
+        RuntimeTable { allow_nearest, accept_unrunnable, found: OnceLock::new(), done: watch::Sender::new(false) }
     }
 
     fn finish(&self, found: Discovery) {
@@ -206,7 +218,7 @@ fn install_line(name: RuntimeName) -> String {
         Language::Node => format!("nvm install {}", name.major),
         Language::Python => format!("uv python install {}.{}", name.major, name.minor),
         Language::Ruby => format!("mise install ruby@{}.{}", name.major, name.minor),
-        Language::Provided => "offshoot deploy".to_owned(),
+        Language::Provided | Language::Java | Language::Dotnet => "offshoot deploy".to_owned(),
     }
 }
 
@@ -385,7 +397,10 @@ fn ask(candidate: &Candidate) -> Answer {
             .map(|text| judge_python(&text)),
         Language::Ruby => output(Command::new(&candidate.path).args(["--disable=gems,rubyopt", "-e", RUBY_QUESTION]))
             .map(|text| judge_ruby(&text)),
-        Language::Provided => return Answer::Unfit("a custom runtime comes with its function".into()),
+        // Nobody looks for these.
+        Language::Provided | Language::Java | Language::Dotnet => {
+            return Answer::Unfit("a custom runtime comes with its function".into());
+        }
     };
     match asked {
         Ok(Ok(installed)) => Answer::Runtime(installed),

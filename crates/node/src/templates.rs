@@ -65,7 +65,9 @@ pub fn program(installed: &Installed, mode: Mode, runtime_dir: &Path) -> Program
         // utf8: whatever the locale is called.
         Language::Ruby => &["-EUTF-8", "/var/runtime/ruby/worker.rb"],
         // Its program is found in the box (`runtime_api`), and needs no argument of ours.
-        Language::Provided => return Program { argv: Vec::new(), env: base_env(), binds },
+        Language::Provided | Language::Java | Language::Dotnet => {
+            return Program { argv: Vec::new(), env: base_env(), binds };
+        }
     };
     argv.extend(tail.iter().map(|s| (*s).to_owned()));
     argv.push(mode.to_owned());

@@ -263,6 +263,10 @@ impl Driver {
     pub fn rootless(&self) -> bool {
         self.config.rootless
     }
+    /// Whether programs find their own user among the box's accounts: without a user namespace each box has another number.
+    pub fn names_users(&self) -> bool {
+        self.config.rootless || !self.config.without.userns
+    }
 
     /// Ends everything that was ever started.
     pub fn shut_down(&self) {

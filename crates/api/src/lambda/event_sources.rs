@@ -176,7 +176,8 @@ fn shown<B: Backend>(ask: &Ask<'_, B>, view: &MappingView, state: &str) -> Value
     // Recorded from AWS: streams have another word for it than queues, and a result from the beginning; queues have none. What is wrong
     // is said of both.
     let of_stream = view.mapping.settings.contains_key("StartingPosition");
-    put("StateTransitionReason", json!(if of_stream { "User action" } else { "USER_INITIATED" }));
+    let of_cluster = view.mapping.settings.contains_key("SelfManagedEventSource");
+    put("StateTransitionReason", json!(if of_stream && !of_cluster { "User action" } else { "USER_INITIATED" }));
     match &view.result {
         Some(result) if of_stream || result.starts_with("PROBLEM") || result.starts_with("Nothing is polled") => {
             put("LastProcessingResult", json!(result));

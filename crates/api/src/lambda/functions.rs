@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use offshoot_model::FunctionName;
+use offshoot_node::catalog::types::Vpc;
 use offshoot_node::catalog::{Code, DurablePatch, NewFunction, Patch, View};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -88,6 +89,7 @@ struct DurableShape {
 struct VpcShape {
     subnet_ids: Vec<String>,
     security_group_ids: Vec<String>,
+    ipv6_allowed_for_dual_stack: bool,
 }
 
 /// The members that creating and changing have in common.
@@ -267,18 +269,18 @@ async fn delete<B: Backend>(ask: Ask<'_, B>, segment: &str) -> Result<Reply, Aws
     if qualifier.as_deref() == Some("$LATEST") {
         return Err(AwsError::invalid("$LATEST version cannot be deleted without deleting the function."));
     }
+    let number = qualifier.as_deref().map(str::parse::<u64>).transpose().ok();
+    // Also of a function that is not there; what begins like a version is not taken for an alias (recorded from AWS).
+    if number.is_none() && !qualifier.as_deref().is_some_and(|q| q.starts_with('$')) {
+        return Err(AwsError::invalid("Deletion of aliases is not currently supported."));
+    }
     if ask.call.backend().get(&name).is_none() {
         return Err(ask.catalog().missing(&name, None).into());
     }
-    match qualifier.as_deref() {
-        None => ask.call.backend().delete(&name).await?,
-        Some(number) => match number.parse::<u64>() {
-            Ok(number) => ask.catalog().delete_version(&name, number).await?,
-            Err(_) => {
-                let message = "Deletion of aliases is not currently supported.";
-                return Err(AwsError::invalid(message));
-            }
-        },
+    match number {
+        None => return Err(ask.catalog().missing(&name, qualifier.as_deref()).into()),
+        Some(None) => ask.call.backend().delete(&name).await?,
+        Some(Some(number)) => ask.catalog().delete_version(&name, number).await?,
     }
     Ok(no_content())
 }
@@ -391,9 +393,7 @@ fn one_of(value: Option<&str>, member: &str, set: &[&str]) -> Result<(), AwsErro
 /// What a request sets. What this server does not do is refused rather than kept without effect.
 fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
     let given = |v: &Option<Value>| v.as_ref().is_some_and(|v| !v.is_null() && *v != json!({}));
-    if shape.vpc_config.as_ref().is_some_and(|v| !v.subnet_ids.is_empty() || !v.security_group_ids.is_empty()) {
-        return Err(AwsError::unsupported("VpcConfig"));
-    }
+    let vpc = shape.vpc_config.map(vpc).transpose()?;
     if shape.file_system_configs.as_ref().is_some_and(|v| !v.is_empty()) {
         return Err(AwsError::unsupported("FileSystemConfigs"));
     }
@@ -444,8 +444,34 @@ fn patch(shape: ConfigShape) -> Result<Patch, AwsError> {
         snap_start: snap_start.map(|s| s == "PublishedVersions"),
         // An empty one leaves the target as it is; an empty target removes it (recorded from AWS).
         dead_letter: shape.dead_letter_config.and_then(|d| d.target_arn),
+        vpc,
         durable: shape.durable_config.map(durable).transpose()?.flatten(),
     })
+}
+
+/// `VpcConfig`. Its ids have their form here; whether they are there is asked of who knows.
+fn vpc(shape: VpcShape) -> Result<Vpc, AwsError> {
+    for (ids, member, prefix, pattern, plain) in [
+        (
+            &shape.subnet_ids,
+            "subnetIds",
+            "subnet-",
+            "subnet-[0-9a-z]*",
+            (|b: u8| b.is_ascii_digit() || b.is_ascii_lowercase()) as fn(u8) -> bool,
+        ),
+        (&shape.security_group_ids, "securityGroupIds", "sg-", "sg-[0-9a-zA-Z]*", |b| b.is_ascii_alphanumeric()),
+    ] {
+        let good =
+            |id: &String| id.len() <= 1024 && id.strip_prefix(prefix).is_some_and(|rest| rest.bytes().all(plain));
+        if !ids.iter().all(good) {
+            let text = format!(
+                "Member must satisfy constraint: [Member must have length less than or equal to 1024, Member must have length greater than or equal to 0, Member must satisfy regular expression pattern: {pattern}]"
+            );
+            return Err(AwsError::constraint(&format!("[{}]", ids.join(", ")), &format!("vpcConfig.{member}"), &text));
+        }
+    }
+    let VpcShape { subnet_ids, security_group_ids, ipv6_allowed_for_dual_stack } = shape;
+    Ok(Vpc { subnet_ids, security_group_ids, ipv6_allowed_for_dual_stack, ..Vpc::default() })
 }
 
 /// `DurableConfig`; an empty one says nothing.
@@ -483,7 +509,8 @@ mod tests {
             (r#"{"Timeout":-1}"#, "'timeout'"),
             (r#"{"EphemeralStorage":{"Size":511}}"#, "'ephemeralStorage.size'"),
             (r#"{"TracingConfig":{"Mode":"x"}}"#, "enum value set: [Active, PassThrough]"),
-            (r#"{"VpcConfig":{"SubnetIds":["subnet-1"]}}"#, "VpcConfig is not supported"),
+            (r#"{"VpcConfig":{"SubnetIds":["net-1"]}}"#, "Value '[net-1]' at 'vpcConfig.subnetIds'"),
+            (r#"{"VpcConfig":{"SecurityGroupIds":["sg-1","sg_2"]}}"#, "pattern: sg-[0-9a-zA-Z]*"),
             (r#"{"FileSystemConfigs":[{}]}"#, "FileSystemConfigs is not supported"),
             (r#"{"DurableConfig":{"ExecutionTimeout":0}}"#, "'durableConfig.executionTimeout'"),
             (r#"{"DurableConfig":{"RetentionPeriodInDays":91}}"#, "'durableConfig.retentionPeriodInDays'"),

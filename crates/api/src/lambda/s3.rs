@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use offshoot_model::xml;
 use tokio::net::TcpStream;
 
 use super::Ask;
@@ -88,8 +89,8 @@ async fn get(endpoint: &str, path: &str, mut into: Incoming, most: u64) -> Resul
         let body =
             Limited::new(answer.into_body(), MAX_ERROR).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         let text = String::from_utf8_lossy(&body).into_owned();
-        let code = element(&text, "Code").unwrap_or_else(|| status.to_string());
-        let message = element(&text, "Message").unwrap_or_else(|| "The object cannot be read.".to_owned());
+        let code = xml::element(&text, "Code").unwrap_or_else(|| status.to_string());
+        let message = xml::element(&text, "Message").unwrap_or_else(|| "The object cannot be read.".to_owned());
         return Err(failed(&code, &message));
     }
     let mut body = answer.into_body();
@@ -106,16 +107,6 @@ async fn get(endpoint: &str, path: &str, mut into: Incoming, most: u64) -> Resul
     into.finish().await
 }
 
-/// What stands between the tags of an element, in a document that has it once and plainly.
-fn element(document: &str, name: &str) -> Option<String> {
-    let from = document.find(&format!("<{name}>"))? + name.len() + 2;
-    let rest = document.get(from..)?;
-    let text = rest.get(..rest.find("</")?)?;
-    let text = text.strip_prefix("<![CDATA[").and_then(|t| t.strip_suffix("]]>")).unwrap_or(text);
-    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
-    Some(text.replace("&amp;", "&").chars().filter(|c| !c.is_control()).take(200).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,17 +119,5 @@ mod tests {
         {
             assert!(target(bucket, key, None).is_err(), "{bucket} {key}");
         }
-    }
-
-    #[test]
-    fn errors_are_read_out_of_the_document() {
-        let document =
-            "<?xml?><Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>";
-        assert_eq!(element(document, "Code").as_deref(), Some("NoSuchKey"));
-        assert_eq!(element(document, "Message").as_deref(), Some("The specified key does not exist."));
-        let marked = "<Error><Message><![CDATA[a < b]]></Message><Code>it&apos;s &amp;lt;</Code></Error>";
-        assert_eq!(element(marked, "Message").as_deref(), Some("a < b"));
-        assert_eq!(element(marked, "Code").as_deref(), Some("it's &lt;"));
-        assert_eq!(element("<Code>x", "Code"), None);
     }
 }

@@ -96,6 +96,9 @@ fn more(map: &mut Map<String, Value>, view: &View) {
         let layers: Vec<Value> = fields.layers.iter().map(|l| json!({"Arn": l.arn, "CodeSize": l.code_size})).collect();
         put("Layers", Value::Array(layers));
     }
+    if let Some(vpc) = &fields.vpc {
+        put("VpcConfig", json!(vpc));
+    }
     if let Some(durable) = &fields.durable {
         put("DurableConfig", json!(durable));
     }

@@ -13,7 +13,7 @@ use offshoot_model::{
 };
 
 use super::patch::{Patch, check_env, made_durable, over, still_durable};
-use super::types::{Entry, Fields, LayerUse, Published, PublishedDoc};
+use super::types::{Entry, Fields, LayerUse, Published, PublishedDoc, Vpc};
 use super::{
     Catalog, Fault, Made, Rule, VERSION, check_revision, document, fault, now_ms, page, published, revision_id,
 };
@@ -116,7 +116,8 @@ pub struct View {
 
 impl Catalog {
     /// Makes a function. It is durable when this returns, and ready when its progress has ended.
-    pub async fn create(self: &Arc<Self>, new: NewFunction) -> Result<View, Fault> {
+    pub async fn create(self: &Arc<Self>, mut new: NewFunction) -> Result<View, Fault> {
+        new.patch.vpc = self.find_vpc(new.patch.vpc.take()).await?;
         let this = Arc::clone(self);
         let done = self.registry.change(new.name.clone(), move |registry| Ok(this.create_now(registry, &new)));
         done.await?
@@ -212,9 +213,10 @@ impl Catalog {
     pub async fn update_configuration(
         self: &Arc<Self>,
         name: &FunctionName,
-        patch: Patch,
+        mut patch: Patch,
         known: Option<String>,
     ) -> Result<View, Fault> {
+        patch.vpc = self.find_vpc(patch.vpc.take()).await?;
         let (this, name) = (Arc::clone(self), name.clone());
         let done = self.registry.change(name.clone(), move |registry| {
             Ok(this.update_configuration_now(registry, &name, &patch, known.as_deref()))
@@ -498,10 +500,9 @@ impl Catalog {
             return Err(fault(Rule::Invalid, message));
         }
         self.registry.runtimes.wait();
-        let name = RuntimeName::parse(text).map_err(|_| {
+        let name = RuntimeName::parse_any(text).map_err(|_| {
             if RUNTIMES.contains(&text) {
-                let hint = RuntimeName::as_custom(text).map(|how| format!(" {how}.")).unwrap_or_default();
-                return fault(Rule::Invalid, format!("The runtime {text} is not one that this server can run.{hint}"));
+                return fault(Rule::Invalid, format!("The runtime {text} is not one that this server can run."));
             }
             let message = format!(
                 "Value {text} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",
@@ -509,8 +510,8 @@ impl Catalog {
             );
             fault(Rule::Invalid, message)
         })?;
-        let resolved = self.registry.runtimes.resolve(name).map_err(|e| fault(Rule::Invalid, e.message))?;
-        Ok(resolved.asked)
+        self.registry.runtimes.accepts(name).map_err(|e| fault(Rule::Invalid, e.message))?;
+        Ok(name)
     }
 
     /// Settings over a configuration, checked.

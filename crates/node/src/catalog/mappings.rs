@@ -88,7 +88,7 @@ impl Catalog {
         if let Some((twin, _)) =
             all.iter().find(|(_, m)| m.function_arn == function_arn && same_source(&m.settings, &settings))
         {
-            return Err(fault(Rule::Conflict, duplicate(&settings, name.as_str(), twin)));
+            return Err(fault(Rule::Conflict, duplicate(&settings, name.as_str(), &function_arn, twin)));
         }
         let enabled = settings.get("Enabled").and_then(Value::as_bool).unwrap_or(true);
         let mut settings = settings;
@@ -231,10 +231,20 @@ impl Catalog {
 }
 
 fn same_source(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
-    ["EventSourceArn", "SelfManagedEventSource", "Topics"].iter().all(|key| a.get(*key) == b.get(*key))
+    // One server that is the same is enough (recorded from AWS): servers of one cluster lead to each other.
+    let (ours, theirs) = (servers(a), servers(b));
+    let cluster = ours.iter().any(|server| theirs.contains(server)) || ours == theirs;
+    cluster && ["EventSourceArn", "Topics"].iter().all(|key| a.get(*key) == b.get(*key))
 }
 
-fn duplicate(settings: &Map<String, Value>, function: &str, uuid: &str) -> String {
+/// The bootstrap servers of a cluster of one's own.
+fn servers(settings: &Map<String, Value>) -> Vec<&str> {
+    let servers =
+        settings.get("SelfManagedEventSource").and_then(|s| s.get("Endpoints")?.get("KAFKA_BOOTSTRAP_SERVERS"));
+    servers.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn duplicate(settings: &Map<String, Value>, function: &str, function_arn: &str, uuid: &str) -> String {
     match settings.get("EventSourceArn").and_then(Value::as_str) {
         Some(arn) if matches!(source_kind(arn), Some(("sqs", ..))) => format!(
             "An event source mapping with SQS arn (\" {arn} \") and function (\" {function} \") already exists. Please update or delete the existing mapping with UUID {uuid}"
@@ -242,9 +252,15 @@ fn duplicate(settings: &Map<String, Value>, function: &str, uuid: &str) -> Strin
         Some(arn) => format!(
             "The event source arn (\" {arn} \") and function (\" {function} \") provided mapping already exists. Please update or delete the existing mapping with UUID {uuid}"
         ),
-        None => format!(
-            "An event source mapping with function (\"{function}\") and this event source already exists. Please update or delete the existing mapping with UUID {uuid}"
-        ),
+        None => {
+            let topics = settings.get("Topics").and_then(Value::as_array).into_iter().flatten();
+            let topics: Vec<&str> = topics.filter_map(Value::as_str).collect();
+            format!(
+                "An event source mapping with event source (\"{}\"), function (\"{function_arn}\"), topics (\"{}\") already exists. Please update or delete the existing mapping with UUID {uuid}",
+                servers(settings).join(","),
+                topics.join(",")
+            )
+        }
     }
 }
 
@@ -261,6 +277,13 @@ fn complete(mut members: Map<String, Value>, uuid: &str) -> Result<Map<String, V
         (None, true) => ("self-managed-kafka", 100, false),
         _ => return invalid("Unrecognized event source.".to_owned()),
     };
+    if kind == "self-managed-kafka" {
+        if members.get("SourceAccessConfigurations").is_none_or(Value::is_null) {
+            return invalid("Required 'sourceAccessConfigurations' parameter is missing.".to_owned());
+        }
+        // The only source that begins somewhere by itself (recorded from AWS).
+        members.entry("StartingPosition").or_insert_with(|| json!("TRIM_HORIZON"));
+    }
     let needs_position = stream || kind.ends_with("kafka");
     let position = members.get("StartingPosition").and_then(Value::as_str).map(str::to_owned);
     match (&position, needs_position) {
@@ -275,9 +298,6 @@ fn complete(mut members: Map<String, Value>, uuid: &str) -> Result<Map<String, V
             return invalid("StartingPosition AT_TIMESTAMP needs a StartingPositionTimestamp.".to_owned());
         }
         _ => {}
-    }
-    if kind == "self-managed-kafka" && members.get("SourceAccessConfigurations").is_none_or(Value::is_null) {
-        return invalid("Required 'sourceAccessConfigurations' parameter is missing.".to_owned());
     }
     let success = members.get("DestinationConfig").and_then(|d| d.get("OnSuccess"));
     if success.is_some_and(|s| s.get("Destination").is_some_and(|d| d.as_str().is_some_and(|d| !d.is_empty()))) {
@@ -370,6 +390,31 @@ mod tests {
         let stream = json!({"EventSourceArn": "arn:aws:kinesis:us-east-1:0:stream/s", "StartingPosition": "LATEST"});
         let stream = made(stream).unwrap();
         assert_eq!((&stream["BatchSize"], &stream["MaximumRetryAttempts"]), (&json!(100), &json!(-1)));
+    }
+
+    #[test]
+    fn clusters_of_ones_own_are_told_apart_by_servers_and_topics() {
+        let cluster = |servers: Value, topic: &str| {
+            json!({
+                "SelfManagedEventSource": {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": servers}}, "Topics": [topic],
+                "SourceAccessConfigurations": [{"Type": "BASIC_AUTH", "URI": "arn:aws:secretsmanager:us-east-1:0:secret:s"}],
+            })
+        };
+        let one = made(cluster(json!(["k:1"]), "t")).unwrap();
+        assert_eq!((&one["StartingPosition"], &one["BatchSize"]), (&json!("TRIM_HORIZON"), &json!(100)));
+        let two = made(cluster(json!(["k:1", "k:2"]), "t")).unwrap();
+        assert!(same_source(&one, &two));
+        for other in [cluster(json!(["k:2"]), "t"), cluster(json!(["k:1"]), "u")] {
+            assert!(!same_source(&one, &made(other).unwrap()));
+        }
+        let said = duplicate(&two, "f", "arn:aws:lambda:us-east-1:0:function:f", "u-1");
+        assert!(
+            said.starts_with(r#"An event source mapping with event source ("k:1,k:2"), function ("arn:aws:lambda:us-east-1:0:function:f"), topics ("t") already exists."#),
+            "{said}"
+        );
+        let mut open = cluster(json!(["k:1"]), "t");
+        open["SourceAccessConfigurations"] = Value::Null;
+        assert_eq!(refusal(open), "Required 'sourceAccessConfigurations' parameter is missing.");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod policy;
 mod settings;
 mod signing;
 pub mod types;
+mod vpc;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;

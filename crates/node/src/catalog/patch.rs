@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use offshoot_model::function::RESERVED_ENV;
 use offshoot_model::{FunctionConfig, MiB, Millis};
 
-use super::types::{Fields, Logging};
+use super::types::{Fields, Logging, Vpc};
 use super::{Fault, Rule, fault};
 use crate::durable::DurableConfig;
 
@@ -45,6 +45,8 @@ pub struct Patch {
     pub snap_start: Option<bool>,
     /// An ARN; empty removes it.
     pub dead_letter: Option<String>,
+    /// The network; without subnets and groups, none.
+    pub vpc: Option<Vpc>,
     /// What makes it durable.
     pub durable: Option<DurablePatch>,
 }
@@ -73,6 +75,10 @@ pub(super) fn over(patch: &Patch, mut config: FunctionConfig, mut fields: Fields
     fields.snap_start = patch.snap_start.unwrap_or(fields.snap_start);
     if let Some(target) = &patch.dead_letter {
         fields.dead_letter = Some(target.clone()).filter(|t| !t.is_empty());
+    }
+    // A function that never had a network does not get an empty one.
+    if let Some(vpc) = patch.vpc.as_ref().filter(|vpc| fields.vpc.is_some() || !vpc.subnet_ids.is_empty()) {
+        fields.vpc = Some(vpc.clone());
     }
     fields.logging = logging(patch, fields.logging);
     (config, fields)

@@ -33,6 +33,8 @@ pub struct Fields {
     pub architecture: String,
     /// Where events go that were given up.
     pub dead_letter: Option<String>,
+    /// The network that it is said to be in.
+    pub vpc: Option<Vpc>,
     /// SHA-256 of the uploaded archive in hexadecimal, where it is not the code's own address.
     pub code_sha256: Option<CodeDigest>,
     /// An environment was given, perhaps an empty one.
@@ -52,6 +54,7 @@ impl Default for Fields {
             snap_start: false,
             architecture: own_architecture().to_owned(),
             dead_letter: None,
+            vpc: None,
             code_sha256: None,
             environment: false,
             durable: None,
@@ -62,6 +65,20 @@ impl Default for Fields {
 /// This machine's architecture, as AWS spells it.
 pub fn own_architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }
+}
+
+/// `VpcConfig`: kept and shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Vpc {
+    /// Subnets.
+    pub subnet_ids: Vec<String>,
+    /// Security groups.
+    pub security_group_ids: Vec<String>,
+    /// The network that the subnets are in; empty without them.
+    pub vpc_id: String,
+    /// Whether IPv6 may be used in subnets that have both.
+    pub ipv6_allowed_for_dual_stack: bool,
 }
 
 /// `LoggingConfig`.

@@ -48,6 +48,11 @@ const NOBODY: [(&str, &str); 3] = [
         ),
     ),
 ];
+/// AWS's place for the Runtime API (recorded there). A worker of ours speaks another protocol, so nobody listens there, in a
+/// network that ends at its box; programs that look whether they run on Lambda look for the name.
+const RUNTIME_API: &str = "169.254.100.1:9001";
+/// AWS's value, with its slash too many.
+const PATH: &str = "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin";
 /// How much longer than its initialisation may take an environment has to say that it did.
 const SERVED_GRACE: Duration = Duration::from_secs(1);
 /// How long a function that could not be made a template is started the ordinary way before that is tried again.
@@ -469,11 +474,10 @@ impl Pool {
         let concurrency = config.max_concurrency.to_string();
         let kind = self.initialization();
         let mut env: Vec<(&str, &str)> = vec![
-            ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin"),
+            ("PATH", PATH),
             ("LD_LIBRARY_PATH", LIBRARY_PATH),
             ("LANG", "en_US.UTF-8"),
             ("TZ", ":UTC"),
-            ("HOME", "/tmp"),
             ("LAMBDA_TASK_ROOT", "/var/task"),
             ("LAMBDA_RUNTIME_DIR", "/var/runtime"),
             ("AWS_REGION", &place.region),
@@ -484,8 +488,8 @@ impl Pool {
             NOBODY[2],
             // Nobody listens there: the SDKs of X-Ray drop what they cannot send.
             ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"),
-            ("AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129:2000"),
-            ("_AWS_XRAY_DAEMON_ADDRESS", "169.254.79.129"),
+            ("AWS_XRAY_DAEMON_ADDRESS", "169.254.100.1:2000"),
+            ("_AWS_XRAY_DAEMON_ADDRESS", "169.254.100.1"),
             ("_AWS_XRAY_DAEMON_PORT", "2000"),
             ("AWS_EXECUTION_ENV", &execution),
             ("AWS_LAMBDA_FUNCTION_NAME", name),
@@ -496,16 +500,17 @@ impl Pool {
             ("AWS_LAMBDA_LOG_STREAM_NAME", &log_stream),
             ("_HANDLER", &config.handler),
         ];
-        let node_path = node_path(config.runtime);
-        if config.runtime.language == Language::Node {
-            env.push(("NODE_PATH", &node_path));
+        if config.network == Network::None {
+            env.push(("AWS_LAMBDA_RUNTIME_API", RUNTIME_API));
         }
-        let gem_path = gem_path(config.runtime);
-        if config.runtime.language == Language::Ruby {
-            env.extend([("GEM_PATH", gem_path.as_str()), ("RUBYLIB", "/var/task:/var/runtime/lib:/opt/ruby/lib")]);
+        if !self.shared.driver.names_users() {
+            // Programs look here first, and then for their user's account, which is `/tmp` too.
+            env.push(("HOME", "/tmp"));
         }
-        if config.runtime.language == Language::Python {
-            env.extend([("PYTHONPATH", "/var/runtime"), ("LC_CTYPE", "C.UTF-8"), ("PWD", "/var/task"), ("SHLVL", "0")]);
+        let own = of_language(config.runtime);
+        for (key, value) in &own {
+            env.retain(|(have, _)| have != key);
+            env.push((key, value));
         }
         if logging.log_format == "JSON" {
             env.push(("AWS_LAMBDA_LOG_FORMAT", "JSON"));
@@ -548,18 +553,41 @@ impl Pool {
     }
 }
 
-/// Where Node.js looks for modules that are not beside the code: AWS's list, of which layers are what is there.
-fn node_path(runtime: RuntimeName) -> String {
-    let major = runtime.major;
-    format!(
-        "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
-    )
-}
-
-/// Where RubyGems looks for a function's gems: AWS's list.
-fn gem_path(runtime: RuntimeName) -> String {
+/// What only the environments of one language have, and where they differ from the others (recorded from AWS).
+fn of_language(runtime: RuntimeName) -> Vec<(&'static str, String)> {
     let (major, minor) = (runtime.major, runtime.minor);
-    format!("/var/task/vendor/bundle/ruby/{major}.{minor}.0:/opt/ruby/gems/{major}.{minor}.0")
+    let of_shell = [("PWD", "/var/task".to_owned()), ("SHLVL", "0".to_owned())];
+    let own: Vec<(&'static str, String)> = match runtime.language {
+        Language::Node => {
+            let path = format!(
+                "/opt/nodejs/node{major}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
+            );
+            let authorities = (major <= 18).then(|| ("NODE_EXTRA_CA_CERTS", "/var/runtime/ca-cert.pem".to_owned()));
+            [("NODE_PATH", path)].into_iter().chain(authorities).collect()
+        }
+        Language::Python => {
+            let locale = (minor >= 12).then(|| ("LC_CTYPE", "C.UTF-8".to_owned()));
+            [("PYTHONPATH", "/var/runtime".to_owned())].into_iter().chain(locale).collect()
+        }
+        // Some of the directories are not here: what is not there is passed over.
+        Language::Ruby => vec![
+            ("GEM_HOME", "/var/runtime".to_owned()),
+            (
+                "GEM_PATH",
+                format!(
+                    "/var/task/vendor/bundle/ruby/{major}.{minor}.0:/opt/ruby/gems/{major}.{minor}.0:/var/runtime:/var/runtime/ruby/{major}.{minor}.0"
+                ),
+            ),
+            (
+                "RUBYLIB",
+                "/var/runtime/gems/aws_lambda_ric-3.1.3/lib:/var/task:/var/runtime/lib:/opt/ruby/lib".to_owned(),
+            ),
+            ("PATH", format!("/var/lang/bin:{PATH}")),
+            ("LD_LIBRARY_PATH", format!("/var/lang/lib:{LIBRARY_PATH}")),
+        ],
+        Language::Provided | Language::Java | Language::Dotnet => return Vec::new(),
+    };
+    own.into_iter().chain(of_shell).collect()
 }
 
 /// AWS's form: `YYYY/MM/DD/[version]<32 hex digits>`, with a name before the version or without.

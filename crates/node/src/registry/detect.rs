@@ -56,6 +56,9 @@ pub(super) fn detect(tree: &Tree, stripped: Option<&str>, said: Said, table: &Ru
     if language.map_or_else(|| only_bootstrap(tree, said.handler), |l| l == Language::Provided) {
         return provided(said);
     }
+    if let Some(foreign) = said.runtime.filter(|r| !r.language.can_run()) {
+        table.resolve(foreign)?;
+    }
     let (language, handler) = match said.handler {
         Some(handler) => given(tree, stripped, handler, language)?,
         None => search(tree, language)?,
@@ -90,6 +93,9 @@ pub(super) fn has_handler(tree: &Tree, handler: &str, language: Language) -> boo
         // Its program may come with a layer; but code of another language, and no program, is another function.
         return tree.is_file(BOOTSTRAP) || search(tree, None).is_err();
     }
+    if !language.can_run() {
+        return false;
+    }
     let (dir, leaf) = module_of(handler, language);
     let compiled = || {
         let names = tree.names(dir.trim_end_matches('/')).unwrap_or_default();
@@ -98,7 +104,7 @@ pub(super) fn has_handler(tree: &Tree, handler: &str, language: Language) -> boo
     let more: &[&str] = match language {
         Language::Node => &["/index.js", "/package.json"],
         Language::Python => &[".pyc", "/__init__.py"],
-        Language::Ruby | Language::Provided => &[],
+        Language::Ruby | Language::Provided | Language::Java | Language::Dotnet => &[],
     };
     files_of(handler, language).iter().any(|f| tree.is_file(f))
         || more.iter().any(|end| tree.is_file(&format!("{dir}{leaf}{end}")))
@@ -118,7 +124,7 @@ fn module_of(handler: &str, language: Language) -> (String, String) {
         }
         Language::Python => handler.rsplit_once('.').map_or(handler, |(module, _)| module).replace('.', "/"),
         Language::Ruby => handler.split('.').next().unwrap_or(handler).to_owned(),
-        Language::Provided => BOOTSTRAP.to_owned(),
+        Language::Provided | Language::Java | Language::Dotnet => BOOTSTRAP.to_owned(),
     };
     match path.rsplit_once('/') {
         Some((dir, leaf)) => (format!("{dir}/"), leaf.to_owned()),
@@ -133,7 +139,7 @@ fn files_of(handler: &str, language: Language) -> Vec<String> {
         Language::Node => NODE_EXTENSIONS.iter().map(|ext| format!("{dir}{leaf}.{ext}")).collect(),
         Language::Python => vec![format!("{dir}{leaf}.py")],
         Language::Ruby => vec![format!("{dir}{leaf}.rb")],
-        Language::Provided => vec![format!("{dir}{leaf}")],
+        Language::Provided | Language::Java | Language::Dotnet => vec![format!("{dir}{leaf}")],
     }
 }
 
@@ -214,7 +220,7 @@ fn search(tree: &Tree, language: Option<Language>) -> Result<(Language, String),
                 Some(Language::Node) => "add index.js with exports.handler",
                 Some(Language::Python) => "add lambda_function.py with def lambda_handler(event, context)",
                 Some(Language::Ruby) => "add lambda_function.rb with def lambda_handler(event:, context:)",
-                Some(Language::Provided) => "add an executable bootstrap",
+                Some(Language::Provided | Language::Java | Language::Dotnet) => "add an executable bootstrap",
                 None => {
                     "add index.js with exports.handler, or lambda_function.py with def lambda_handler(event, context)"
                 }

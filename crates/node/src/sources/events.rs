@@ -49,8 +49,9 @@ fn text_of(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// A message that was received, as `Records` has it.
-pub fn sqs(message: &Value, arn: &str, region: &str) -> Value {
+/// A message that was received, as `Records` has it. Where a mapping waits for batches to fill (`windowed`), a message without
+/// attributes has a digest of them that is null; where it does not, it has none (recorded from AWS, without exception).
+pub fn sqs(message: &Value, arn: &str, region: &str, windowed: bool) -> Value {
     let attribute = |given: &Value| {
         let mut out = Map::new();
         for (from, to) in [("StringValue", "stringValue"), ("BinaryValue", "binaryValue")] {
@@ -65,18 +66,22 @@ pub fn sqs(message: &Value, arn: &str, region: &str) -> Value {
     };
     let given = message.get("MessageAttributes").and_then(Value::as_object);
     let attributes: Map<String, Value> = given.into_iter().flatten().map(|(k, v)| (k.clone(), attribute(v))).collect();
-    json!({
+    let digest = message.get("MD5OfMessageAttributes").filter(|d| d.is_string());
+    let mut record = json!({
         "messageId": text_of(message, "MessageId"),
         "receiptHandle": text_of(message, "ReceiptHandle"),
         "body": text_of(message, "Body"),
         "attributes": message.get("Attributes").cloned().unwrap_or_else(|| json!({})),
         "messageAttributes": attributes,
-        "md5OfMessageAttributes": message.get("MD5OfMessageAttributes").filter(|d| d.is_string()),
         "md5OfBody": text_of(message, "MD5OfBody"),
         "eventSource": "aws:sqs",
         "eventSourceARN": arn,
         "awsRegion": region,
-    })
+    });
+    if windowed || digest.is_some() {
+        record["md5OfMessageAttributes"] = json!(digest);
+    }
+    record
 }
 
 /// A message as filter patterns see it: its body is read when it is JSON.
@@ -226,7 +231,10 @@ mod tests {
             "Attributes": {"SentTimestamp": "1", "MessageGroupId": "g"},
             "MessageAttributes": {"k": {"DataType": "Number", "StringValue": "3"}},
         });
-        let record = sqs(&message, "arn:aws:sqs:eu-west-1:1:q", "eu-west-1");
+        let record = sqs(&message, "arn:aws:sqs:eu-west-1:1:q", "eu-west-1", false);
+        let plain = json!({"MessageId": "m", "Body": "x"});
+        assert_eq!(sqs(&plain, "a", "r", true).get("md5OfMessageAttributes"), Some(&Value::Null));
+        assert_eq!(sqs(&plain, "a", "r", false).get("md5OfMessageAttributes"), None);
         assert_eq!(
             record,
             json!({

@@ -179,7 +179,8 @@ impl Pattern {
 impl Rule {
     fn fits(&self, found: Option<&Value>) -> bool {
         let value = match (self, found) {
-            (Rule::Exists(wanted), found) => return *wanted == found.is_some(),
+            // What has members is no value: on AWS it does not exist (recorded; EventBridge's guide, "Exists matching").
+            (Rule::Exists(wanted), found) => return *wanted == found.is_some_and(|value| !value.is_object()),
             (_, None) => return false,
             (_, Some(value)) => value,
         };
@@ -249,6 +250,8 @@ mod tests {
             (r#"{"a":[{"exists":true}]}"#, json!({"a": null}), json!({"b": 1})),
             (r#"{"a":[{"exists":false}]}"#, json!({"b": 1}), json!({"a": 1})),
             (r#"{"a":{"b":[{"exists":false}]}}"#, json!({}), json!({"a": {"b": 1}})),
+            (r#"{"a":[{"exists":false}]}"#, json!({"a": {"S": "x"}}), json!({"a": "x"})),
+            (r#"{"a":[{"exists":true}]}"#, json!({"a": "x"}), json!({"a": {"S": "x"}})),
             (r#"{"$or":[{"a":[1]},{"b":[2]}],"c":[3]}"#, json!({"b": 2, "c": 3}), json!({"b": 3, "c": 3})),
             (r#"{"a":["x"]}"#, json!({"a": ["y", "x"]}), json!({"a": ["y"]})),
             (r#"{"a":{"b":["x"]}}"#, json!({"a": [{"b": "y"}, {"b": "x"}]}), json!({"a": [{"b": "y"}]})),

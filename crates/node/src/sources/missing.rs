@@ -21,6 +21,7 @@ pub(crate) async fn missing(remote: Option<&dyn Remote>, arn: &str) -> Option<St
         Service::Sqs => ("GetQueueUrl", json!({"QueueName": source.name, "QueueOwnerAWSAccountId": source.account})),
         Service::Kinesis => ("ListShards", json!({"StreamName": source.name, "MaxResults": 1})),
         Service::DynamoDbStreams => ("DescribeStream", json!({"StreamArn": source.arn, "Limit": 1})),
+        Service::Ec2 | Service::Sns | Service::EventBridge => return None, // are no sources
     };
     let error = remote.call(source.service, &source.region, operation, input, PATIENCE).await.err()?;
     match source.service {

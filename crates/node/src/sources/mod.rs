@@ -179,6 +179,7 @@ fn begin(core: &Arc<Core>, uuid: &str, mapping: &Arc<Mapping>) -> Running {
             let worked = match job.plan.source.service {
                 Service::Sqs => tokio::spawn(queue::work(job.clone())).await,
                 Service::Kinesis | Service::DynamoDbStreams => tokio::spawn(stream::work(job.clone())).await,
+                Service::Ec2 | Service::Sns | Service::EventBridge => Ok(()), // are no sources
             };
             if let Err(error) = worked {
                 tracing::error!(%error, uuid = job.plan.uuid, "a poller was lost; change the mapping or restart the server to begin again");

@@ -185,7 +185,7 @@ async fn sift(job: &Job, url: &str, messages: Vec<Value>) -> Vec<Held> {
     let (mut kept, mut filtered, mut looped) = (Vec::new(), Vec::new(), Vec::new());
     for message in messages {
         let source = job.source();
-        let record = events::sqs(&message, &source.arn, &source.region);
+        let record = events::sqs(&message, &source.arn, &source.region, !job.plan.window.is_zero());
         let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
         let trace = record["attributes"].get("AWSTraceHeader").and_then(Value::as_str).map(str::to_owned);
         let passes = job.plan.filter.is_empty() || job.plan.filter.passes(&events::sqs_seen(&record));

@@ -1,5 +1,5 @@
-//! How pollers reach queues and streams: named operations of three services, JSON in and JSON out. Who carries them knows addresses,
-//! credentials and HTTP; nothing here does.
+//! How pollers reach queues and streams, and the catalogue what functions name: named operations of other services, JSON in and JSON
+//! out. Who carries them knows addresses, credentials and HTTP; nothing here does.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::queue::Boxed;
 
-/// A service that is polled.
+/// A service that is polled or asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
     /// Queues.
@@ -16,6 +16,12 @@ pub enum Service {
     Kinesis,
     /// Streams of tables.
     DynamoDbStreams,
+    /// Subnets and security groups. Its answers are XML: one text, to be read by who asked.
+    Ec2,
+    /// Topics. Its answers are XML too, and nobody reads them.
+    Sns,
+    /// Event buses.
+    EventBridge,
 }
 
 impl Service {
@@ -25,6 +31,9 @@ impl Service {
             Service::Sqs => "sqs_endpoint",
             Service::Kinesis => "kinesis_endpoint",
             Service::DynamoDbStreams => "dynamodb_streams_endpoint",
+            Service::Ec2 => "ec2_endpoint",
+            Service::Sns => "sns_endpoint",
+            Service::EventBridge => "eventbridge_endpoint",
         }
     }
 }
