@@ -703,10 +703,7 @@ fn node_clone(ground: &Ground) {
     check_descriptors(&a, &b);
     check_work(&first.ask(&json!({"do": "work"})), 993);
     check_work(&second.ask(&json!({"do": "work"})), 993);
-    assert_eq!(
-        first.ask(&json!({"do": "uid"})),
-        json!({"uid": 993, "pid": 1, "user": ["sbx_user1051", "/tmp"]})
-    );
+    assert_eq!(first.ask(&json!({"do": "uid"})), json!({"uid": 993, "pid": 1, "user": ["sbx_user1051", "/tmp"]}));
     let random = |w: &Worker| w.ask(&json!({"do": "reseed"}))["random"].as_str().unwrap().to_owned();
     assert_ne!(random(&first), random(&second));
     first.tell(&json!({"do": "exit", "code": 7}));

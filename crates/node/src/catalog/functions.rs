@@ -13,7 +13,7 @@ use offshoot_model::{
 };
 
 use super::patch::{Patch, check_env, made_durable, over, still_durable};
-use super::types::{Entry, Fields, LayerUse, Published, PublishedDoc, Vpc};
+use super::types::{Entry, Fields, LayerUse, Published, PublishedDoc};
 use super::{
     Catalog, Fault, Made, Rule, VERSION, check_revision, document, fault, now_ms, page, published, revision_id,
 };
