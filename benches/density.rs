@@ -47,6 +47,7 @@ fn idle(report: &mut Report, lang: Lang) -> Res<()> {
     let limit = if lang == Lang::Node { 2e6 } else { 1.5e6 };
     let floor = plain(lang)?;
     let server = Server::start()?;
+    server.settle();
     let before = instances(&server.tree()).len();
     let functions: Vec<_> = (0..count).map(|i| (format!("idle-{i}"), lang.hello(i))).collect();
     server.deploy_all(lang, Deploy::PLAIN, &functions)?;

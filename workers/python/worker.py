@@ -199,10 +199,21 @@ class Fault(Exception):
         self.stack = list(stack)
 
 
+ENVIRON = os.environ  # a function may put a plain dict in its place
+
+
+def set_foreign_environment(env):
+    for name in [name for name in os.environ if name not in env]:
+        del os.environ[name]
+    os.environ.update(env)
+
+
 def set_environment(env):
     """Makes `os.environ` and the process's own environment be `env`, past `os.environ`'s methods: a start should run through as
     little Python as it can."""
-    have = os.environ._data
+    if os.environ is not ENVIRON:
+        return set_foreign_environment(env)
+    have = ENVIRON._data
     wanted = {
         name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape") for name, value in env.items()
     }
@@ -268,7 +279,8 @@ def import_module(module_name, root):
     if top in sys.modules and (os.path.isfile(base + ".py") or os.path.isdir(base)):
         for loaded in [name for name in sys.modules if name == top or name.startswith(top + ".")]:
             del sys.modules[loaded]
-    if dotted == top and is_plain_file(base):
+    # A clone has run no code of anybody's yet; in a boot a `sitecustomize` may have hooks in the interpreter's imports.
+    if state.cloned and dotted == top and is_plain_file(base):
         return run_file(top, base + ".py")
     return importlib.import_module(dotted)
 
@@ -291,7 +303,7 @@ def run_file(name, path):
     cached = "%s/__pycache__/%s.%s.pyc" % (path.rpartition("/")[0], name, sys.implementation.cache_tag)
     loader = SourceFileLoader(name, path)
     spec = ModuleSpec(name, loader, origin=path)
-    spec.has_location, spec.cached = True, cached
+    spec.has_location, spec.cached, spec._initializing = True, cached, True
     module = type(sys)(name)
     vars(module).update(__file__=path, __cached__=cached, __loader__=loader, __package__="", __spec__=spec)
     with open(path, "rb", 0) as file:
@@ -302,6 +314,8 @@ def run_file(name, path):
     except BaseException:
         sys.modules.pop(name, None)
         raise
+    finally:
+        spec._initializing = False  # meanwhile an import in a circle is told apart from a name that is not there
     return sys.modules[name]
 
 
@@ -406,6 +420,7 @@ def renew(frame):
 
 
 ballast = []
+HOLES_LIMIT = 200_000  # a heap with more of them than this keeps them: to fill them would be memory of the function
 
 
 def settle():
@@ -413,19 +428,22 @@ def settle():
     pages; and what clones will allocate lies side by side, not in holes all over the heap, each of which would cost a page.
     (The library does the latter for the C library's heap.)"""
     gc.collect()
-    gc.freeze()
     try:
         for _ in range(2):  # what fills the holes needs room itself
             fill_holes()
     except Exception as error:
         log("the heap of the template keeps its holes: %r" % error)
+    gc.freeze()
 
 
 def fill_holes():
     """Takes every free block of the interpreter's allocator, class by class. Its statistics, which only go to standard error, say how
     many there are."""
     smallest = sys.getsizeof(b"")
-    for size, count in free_blocks():
+    rows = free_blocks()
+    if sum(count for _, count in rows) > HOLES_LIMIT:
+        return
+    for size, count in rows:
         if size > smallest:
             ballast.append([bytes(size - smallest) for _ in range(count)])
         elif size >= sys.getsizeof(0.5):
@@ -435,9 +453,9 @@ def fill_holes():
 def free_blocks():
     """Sizes of the blocks of the interpreter's allocator, and how many of each are free in places that are in use already. Nothing where
     the interpreter has another allocator."""
+    kept = os.dup(2)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    kept = os.dup(2)
     try:
         os.dup2(writer, 2)
         sys._debugmallocstats()
@@ -455,10 +473,12 @@ def make_clones():
     """Becomes a language template and returns only in its clones. The library forks, not the interpreter: nothing of what `os.fork`
     does around a fork matters to a process of one thread that has run no code of a user's, and it would copy a quarter of
     what a clone weighs. What its hooks renew, `renew` does."""
+    main_thread = sys.modules["threading"].main_thread()
     settle()
     asked = state.jail.ofs_clones(CHANNEL)
     if asked <= 0:
         _exit(0 if asked == 0 else 1)
+    main_thread._native_id = os.getpid()  # what the interpreter's own fork would see to
     come_alive()
 
 

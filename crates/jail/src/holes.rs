@@ -3,6 +3,7 @@
 //! fills the holes is never touched again, so all clones share it. It knows nothing of an engine's own heaps.
 
 use std::ffi::c_void;
+use std::time::{Duration, Instant};
 
 use crate::sys;
 
@@ -11,6 +12,10 @@ const LARGEST: usize = 64 * 1024;
 
 /// The most that is spent on it, in bytes: a heap with larger holes stays as it is.
 const BUDGET: usize = 16 * 1024 * 1024;
+
+/// How long it may take. What the heap is asked for is counted anew each time, which takes as long as there are holes: a heap with
+/// tens of thousands of them keeps some, and the first clone does not wait for it.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// glibc keeps up to seven freed pieces of each size up to this one at hand (`tcache_count`, `tcache_max`), which it does not count as free.
 const KEPT_AT_HAND: usize = 7;
@@ -47,8 +52,9 @@ pub fn fill() {
     for size in (24..=AT_HAND_LARGEST).step_by(STEP) {
         (0..KEPT_AT_HAND).for_each(|_| _ = take(size));
     }
+    let began = Instant::now();
     let mut size = LARGEST;
-    while size >= STEP {
+    while size >= STEP && began.elapsed() < PATIENCE {
         let before = holes();
         let piece = take(size);
         if holes() < before {

@@ -522,29 +522,47 @@ pub fn wipe<T: Copy>(place: &mut [T]) {
 }
 
 /// What finished calls may have used of the stack, in bytes: the first part is overwritten, the rest given back to the kernel.
-const STACK_WRITTEN: usize = 8 * 1024;
+const STACK_WRITTEN: usize = 16 * 1024;
 const STACK_USED: usize = 64 * 1024;
 
 /// Clears the part of the stack that finished calls have used, where copies of a secret may be left. What is more than a few frames
 /// away is given back, which makes it zero too: overwritten, it would be memory of every clone.
 #[inline(never)]
 pub fn wipe_stack() {
-    let mut used = [0u64; STACK_WRITTEN / 8];
-    wipe(&mut used);
-    give_back_stack(std::hint::black_box(&mut used).as_ptr() as usize);
+    overwrite_stack();
+    give_back_stack();
 }
 
-/// `here` is an address in the caller's frame.
 #[inline(never)]
-fn give_back_stack(here: usize) {
+fn overwrite_stack() {
+    let mut used = [0u64; STACK_WRITTEN / 8];
+    wipe(&mut used);
+    std::hint::black_box(&mut used);
+}
+
+/// Its own frames lie where `overwrite_stack` has written: from the second page below this one on nothing is in use, and what is
+/// above that has been written.
+#[inline(never)]
+fn give_back_stack() {
     const PAGE: usize = 4096;
-    // A page stays, for the frames of this call.
+    let mark = 0u8;
+    let here = std::hint::black_box(&raw const mark) as usize;
     let end = (here & !(PAGE - 1)) - PAGE;
-    let length = STACK_USED - STACK_WRITTEN;
+    let start = end - (STACK_USED - STACK_WRITTEN);
     // SAFETY: stacks grow down, so this range is below every live frame, and nothing is kept there: templates run on their first
-    // thread, whose stack has room for megabytes, and below it the kernel keeps as much unmapped (`stack_guard_gap`). What is not
-    // mapped is refused, which does no harm.
-    unsafe { libc::madvise((end - length) as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    // thread, whose stack has room for megabytes, and below it the kernel keeps as much unmapped (`stack_guard_gap`).
+    let done = unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    // ENOMEM: a part was never used. Otherwise the pages may not be given back (`mlockall`): then they are overwritten after all.
+    if done != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) {
+        overwrite_all();
+    }
+}
+
+#[inline(never)]
+fn overwrite_all() {
+    let mut used = [0u64; STACK_USED / 8];
+    wipe(&mut used);
+    std::hint::black_box(&mut used);
 }
 
 /// The address of a function that the C library, or another library of this process, may or may not have.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::fs::{Mode, OFlags};
@@ -117,6 +118,9 @@ impl Reader {
     }
 }
 
+/// How often a full socket is tried that cannot be watched.
+const ROOM_RETRY: Duration = Duration::from_millis(1);
+
 /// Most that is read at once, in bytes.
 const READ_PIECE: usize = 256 << 10;
 
@@ -166,8 +170,14 @@ impl Socket {
 
     /// Waits until there is room to send. It is watched for that only meanwhile, by another number, since a number can be watched once.
     async fn room(&self) -> io::Result<()> {
-        let other = watch(self.0.get_ref().try_clone()?, Interest::WRITABLE)?;
-        other.writable().await.map(drop)
+        match self.0.get_ref().try_clone().and_then(|other| watch(other, Interest::WRITABLE)) {
+            Ok(other) => other.writable().await.map(drop),
+            // No number is left to watch it by: half a frame has been sent, so the rest is tried now and then.
+            Err(_) => {
+                tokio::time::sleep(ROOM_RETRY).await;
+                Ok(())
+            }
+        }
     }
 }
 

@@ -293,12 +293,6 @@ impl Instance {
         !self.dead.load(Ordering::Acquire)
     }
 
-    /// Whether it is known to have ended. The news of an end takes a moment; a call that is sent meanwhile fails to be sent and is given
-    /// to another, but where a bridge stands in between (design 007), which takes everything: then the kernel is asked.
-    pub fn ended(&self) -> bool {
-        !self.alive() || (self.claims.is_none() && self.process.is_over())
-    }
-
     /// How many invocations it has been given.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
@@ -341,19 +335,10 @@ impl Instance {
         let sent = writer.send(header, body).await;
         half_sent.whole();
         if let Err(error) = sent {
+            // The reader sees the end of the conversation too and knows more about it; it settles the call.
             tracing::debug!(%error, "a worker cannot be written to");
-            self.unsent(id);
         }
         answer
-    }
-
-    /// A call did not reach the worker whole, so that it cannot have begun: another instance can be given it.
-    fn unsent(&self, id: &RequestId) {
-        self.condemn();
-        let mut talk = lock(&self.talk);
-        if let Some(open) = talk.open.iter().position(|open| open.id == *id).and_then(|at| talk.open.remove(at)) {
-            open.waiter.send(WorkerAnswer::Withdrawn.into()).ok();
-        }
     }
 
     /// Gives the worker back so much of the window of the answer to this call, if it is still open.

@@ -506,7 +506,7 @@ impl Pool {
         }
         while let Some(instance) = inner.open.pop() {
             let Some(entry) = inner.all.get_mut(&instance.id) else { continue };
-            if instance.ended() {
+            if !instance.alive() || instance.process.is_over() {
                 continue;
             }
             if entry.frozen {
