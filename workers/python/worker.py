@@ -389,20 +389,24 @@ def say_ready(started, extra=""):
     send('{"t":"ready","init_us":%d,"version":"%s"%s}' % (took, VERSION, extra))
 
 
+NOTICED, RESEEDED_HERE = 0, 1  # what the library says of OpenSSL's generators
+
+
 def renew(frame):
     """Everything in which a fork would repeat its siblings: random numbers, identifiers, names of this process.
     `secrets`, `os.urandom` and `uuid.uuid4` ask the kernel each time and need nothing."""
     seed = bytes.fromhex(frame["seed"])
     if len(seed) != 32:
         violation("a seed that is not 32 bytes")
-    alike = state.jail.ofs_reseed(seed, len(seed))
+    reseeded = state.jail.ofs_reseed(seed, len(seed))
     fresh = seed + os.urandom(32)
     # Of an int: seeding with bytes would load a hash function to make one of them.
     random.seed(int.from_bytes(fresh, "little"))
     loaded = sys.modules.get
-    # The library has reached every OpenSSL but one that is linked into a module. From 3 on it notices a fork by the process number.
-    if loaded("ssl") and (alike or loaded("ssl").OPENSSL_VERSION_INFO < (3,)):
-        loaded("ssl").RAND_add(fresh, 64.0)
+    # One that is linked into a module is out of the library's reach: it has to be told where it would not notice the fork by itself.
+    if reseeded != RESEEDED_HERE and loaded("ssl"):
+        if reseeded != NOTICED or loaded("ssl").OPENSSL_VERSION_INFO < (3,):
+            loaded("ssl").RAND_add(fresh, 64.0)
     if loaded("uuid"):  # uuid1 remembers a made-up address and the last time stamp
         loaded("uuid")._node = loaded("uuid")._last_timestamp = None
     if loaded("tempfile"):  # notices a fork by the pid, which in a PID namespace is often the same

@@ -392,9 +392,8 @@ pub(crate) fn announce(version: &str) -> Result<()> {
 /// The random generators of one OpenSSL that this process has loaded.
 #[derive(PartialEq)]
 struct Generator {
-    /// The addresses of `RAND_add` and `RAND_poll`.
+    /// The address of `RAND_add`, which mixes bytes in and, from OpenSSL 1.1.1 on, asks the kernel for more.
     add: usize,
-    poll: usize,
     /// OpenSSL 3 compares `getpid()` before it gives out anything, and asks the kernel again when it differs
     /// (its `RAND(7)`, "the CSPRNG … is automatically reseeded after a fork").
     notices_forks: bool,
@@ -428,12 +427,8 @@ pub(crate) fn find_generators() {
         }
         // SAFETY: a handle from dlopen or RTLD_DEFAULT, and a NUL-terminated name.
         let find = |name: &CStr| unsafe { libc::dlsym(handle, name.as_ptr()) } as usize;
-        let one = Generator {
-            add: find(c"RAND_add"),
-            poll: find(c"RAND_poll"),
-            notices_forks: find(c"OPENSSL_version_major") != 0,
-        };
-        if (one.add, one.poll) != (0, 0) && !found.contains(&one) {
+        let one = Generator { add: find(c"RAND_add"), notices_forks: find(c"OPENSSL_version_major") != 0 };
+        if one.add != 0 && !found.contains(&one) {
             found.push(one);
         }
     }
@@ -443,30 +438,35 @@ pub(crate) fn find_generators() {
 /// Mixes `seed` into OpenSSL's random generators, wherever this process has OpenSSL and would not do it by itself. Clones of a
 /// function template often have the number of their template, each in its own namespace; those of a language template never do.
 /// To make the generators work for nothing would copy 150 pages of the template.
-/// Returns whether this process could be taken for its template.
-pub(crate) fn reseed(seed: &[u8]) -> bool {
+pub(crate) fn reseed(seed: &[u8]) -> Reseeded {
     type Add = unsafe extern "C" fn(*const c_void, c_int, f64);
-    type Poll = unsafe extern "C" fn() -> c_int;
     if generators().is_none() {
         find_generators();
     }
     let alike = [0, sys::own_pid()].contains(&WAITED.load(Ordering::SeqCst));
-    for Generator { add, poll, notices_forks } in generators().iter().flatten() {
-        if !alike && *notices_forks {
-            continue;
-        }
-        // SAFETY: the two names have had these signatures in every OpenSSL since 1.0; `seed` lives across the call, and
-        // the library was loaded when it was found and is never unloaded.
-        unsafe {
-            if *add != 0 {
-                std::mem::transmute::<usize, Add>(*add)(seed.as_ptr().cast(), seed.len() as c_int, seed.len() as f64);
-            }
-            if *poll != 0 {
-                std::mem::transmute::<usize, Poll>(*poll)();
-            }
+    let mut done = if alike { Reseeded::Unknown } else { Reseeded::ByThemselves };
+    for Generator { add, notices_forks } in generators().iter().flatten() {
+        if alike || !notices_forks {
+            // SAFETY: the function has had this signature in every OpenSSL since 1.0; `seed` lives across the call, and the library was
+            // loaded when it was found and is never unloaded.
+            unsafe {
+                std::mem::transmute::<usize, Add>(*add)(seed.as_ptr().cast(), seed.len() as c_int, seed.len() as f64)
+            };
+            done = Reseeded::Here;
         }
     }
-    alike
+    done
+}
+
+/// What became of OpenSSL's generators.
+#[derive(Clone, Copy)]
+pub(crate) enum Reseeded {
+    /// They notice the fork by themselves (from OpenSSL 3 on; an older one that was not found does not).
+    ByThemselves = 0,
+    /// They have been given fresh bytes.
+    Here = 1,
+    /// None was found, and one that there may be would not notice: this process has the number of its template.
+    Unknown = 2,
 }
 
 /// Opens what later steps need: once in a language template, and again (it does no harm) in a function template.
@@ -579,13 +579,12 @@ pub unsafe extern "C" fn ofs_announce(version: *const c_char) -> c_int {
     number(announce(&version.to_string_lossy()).map(|()| 0))
 }
 
-/// Mixes fresh bytes into OpenSSL's generators where they would not notice the fork. Returns 1 in a process with its template's
-/// number, which nothing can notice by that, else 0.
+/// Mixes fresh bytes into OpenSSL's generators where they would not notice the fork. Returns a `Reseeded`.
 ///
 /// # Safety
 /// `seed` points at `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ofs_reseed(seed: *const c_uchar, length: usize) -> c_int {
     // SAFETY: by contract of this function.
-    c_int::from(reseed(unsafe { std::slice::from_raw_parts(seed, length) }))
+    reseed(unsafe { std::slice::from_raw_parts(seed, length) }) as c_int
 }
