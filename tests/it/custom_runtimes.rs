@@ -380,11 +380,19 @@ fn a_call_that_was_written_to_a_poll_and_not_read_goes_to_another() {
             let name = format!("drops-{poll}-{calls}");
             let env = json!({"POLL": poll}).to_string();
             server.deploy(&name, &provided("drops"), &[("env", &env), ("maxConcurrency", calls), ("timeout", "5s")]);
-            for n in 1..=3 {
-                // The pool has long been told that the instance is free, and both polls wait.
+            // Every call is answered; which of the two polls a call is written to first is nobody's promise.
+            let mut dropped = 0;
+            for n in 1..=40 {
+                // The pool has long been told that the instance is free, and mostly both polls wait.
                 std::thread::sleep(Duration::from_millis(200));
-                assert_eq!(reply(&server, &name, &json!({"n": n})), json!({"event": {"n": n}, "dropped": n}), "{name}");
+                let said = reply(&server, &name, &json!({"n": n}));
+                assert_eq!(said["event"], json!({"n": n}), "{name}");
+                dropped = said["dropped"].as_u64().unwrap();
+                if dropped >= 3 {
+                    break;
+                }
             }
+            assert!(dropped >= 3, "{name}: {dropped} calls were dropped");
         }
     }
 }
